@@ -1,0 +1,1 @@
+"""Kafka to decisions and stores. Features are in streams/, models in models/."""

@@ -1,0 +1,1 @@
+"""The order executor: journal, gateway, reconciliation."""

@@ -1,0 +1,1 @@
+"""The pure fold that decides; its transactional runner."""

@@ -1,0 +1,1 @@
+"""FastAPI routes and Streamlit pages; asks other rooms for work only through topics."""

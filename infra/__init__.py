@@ -1,0 +1,1 @@
+"""Settings, the log and its edge, tables, servers, supervisor. Knows no prices."""

@@ -1,0 +1,73 @@
+"""The exception tree of the whole house, by what the caller should do.
+
+ObservatorError
+├── Retry                  try the same again later
+│   ├── DeliveryFailed     a record was not acknowledged by the log
+│   ├── LogUnavailable     the log does not answer
+│   ├── TransactionAborted start over from the last committed offsets
+│   └── ExchangeUnavailable the exchange does not answer or is limiting us
+├── Skip                   this one message cannot be used: dead letter, then go on
+│   └── BadMessage         it cannot be read
+└── Stop                   end this process (the supervisor or a person decides what next)
+    ├── Fenced             another holder of the same id took over
+    ├── BadSettings        a setting has a wrong name or value
+    ├── TopicMissing       a topic was not created
+    ├── Unsupported        what is asked for is not offered in this deployment
+    └── AlreadyRunning     a second instance beside the first
+"""
+
+
+class ObservatorError(Exception):
+    """Anything this program raises on purpose."""
+
+
+class Retry(ObservatorError):
+    """Try the same again later."""
+
+
+class DeliveryFailed(Retry):
+    """A record was not acknowledged by the log."""
+
+
+class LogUnavailable(Retry):
+    """The log does not answer."""
+
+
+class TransactionAborted(Retry):
+    """Nothing of the transaction is visible; start over from the last committed offsets."""
+
+
+class ExchangeUnavailable(Retry):
+    """The exchange does not answer, or limits us."""
+
+
+class Skip(ObservatorError):
+    """This one message cannot be used; it becomes a dead letter and the next one is taken."""
+
+
+class BadMessage(Skip):
+    """The bytes cannot be read as a message."""
+
+
+class Stop(ObservatorError):
+    """End this process; the message says what to do."""
+
+
+class Fenced(Stop):
+    """Another holder of the same transactional id or lease took over."""
+
+
+class BadSettings(Stop):
+    """A setting has a wrong name or value; the message names it."""
+
+
+class TopicMissing(Stop):
+    """A topic was not created; `observator topics create` does."""
+
+
+class Unsupported(Stop):
+    """What is asked for is not offered in this deployment."""
+
+
+class AlreadyRunning(Stop):
+    """A second instance was started beside the first."""

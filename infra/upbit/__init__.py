@@ -1,0 +1,1 @@
+"""Upbit's wire structs, signing, rate limits, as documented, without meaning."""

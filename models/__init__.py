@@ -1,0 +1,1 @@
+"""Features or candles to a view of the market. Serving them is consumers/predict."""

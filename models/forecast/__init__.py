@@ -1,0 +1,1 @@
+"""Datasets, labels, training, judging, registry, predictors."""

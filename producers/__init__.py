@@ -1,0 +1,1 @@
+"""The outside world to Kafka. Reading Kafka is in consumers/ and streams/."""

@@ -1,0 +1,1 @@
+"""Upbit's public market data to the topics."""

@@ -1,0 +1,602 @@
+"""The language of the log: every message, its stable tag, its codec, its hashed fields and its content id.
+
+Everything that crosses a topic is one of these frozen structs, written as JSON. `docs/messages.md` lists them and a
+test holds that page against this file. Pure: no I/O, no clock, no settings.
+
+Money and order quantities are decimal strings on the wire and `Decimal` here; market data is float64; time is an
+integer whose unit stands in its name. A missing number is `None` (`null`), never NaN. Readers ignore unknown fields.
+"""
+
+import base64
+import hashlib
+import struct
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, ClassVar, Literal
+
+import msgspec
+
+Side = Literal["buy", "sell"]
+Purpose = Literal["entry", "exit", "protective-exit"]
+Feed = Literal["synthetic", "recording", "upbit"]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
+    """What every message is; `hashed` names the fields that a replay must reproduce, in order."""
+
+    hashed: ClassVar[tuple[str, ...]] = ()
+
+
+# --- market data ------------------------------------------------------------------------------------------------
+
+
+class OrderBook(Message, frozen=True, kw_only=True, gc=False, tag="order-book"):
+    """The whole visible book of a market, best level first; padded (zero-price) levels are cut.
+
+    The four lists are flat: `bid_prices[i]` belongs to `bid_sizes[i]`; both sides may differ in length.
+    """
+
+    hashed: ClassVar[tuple[str, ...]] = (
+        "exchange", "market", "exchange_ms", "bid_prices", "bid_sizes", "ask_prices", "ask_sizes",
+    )  # fmt: skip
+    exchange: str
+    market: str
+    source: str
+    session: int
+    exchange_ms: int
+    received_ns: int
+    bid_prices: list[float]
+    bid_sizes: list[float]
+    ask_prices: list[float]
+    ask_sizes: list[float]
+
+
+class Trade(Message, frozen=True, kw_only=True, gc=False, tag="trade"):
+    """One execution by others. `exchange_ms` is the message's time (the event time), `trade_ms` the match's."""
+
+    hashed: ClassVar[tuple[str, ...]] = ("exchange", "market", "exchange_ms", "trade_id", "price", "size", "is_buy")
+    exchange: str
+    market: str
+    source: str
+    session: int
+    exchange_ms: int
+    trade_ms: int
+    received_ns: int
+    trade_id: int
+    price: float
+    size: float
+    is_buy: bool
+    """Whether the taker bought."""
+    origin: Literal["stream", "backfill"] = "stream"
+
+
+class Heartbeat(Message, frozen=True, kw_only=True, gc=False, tag="heartbeat"):
+    """The promise of a source's session for one partition: everything before `event_ms` has been written.
+
+    Bins that end at or before `event_ms` are closed by it; they are complete where they start at or after
+    `complete_from_ms`. `count` is the number of data records (books or trades, back-filled ones included) that the
+    session has written to this partition before this heartbeat; `markets` are the session's markets in this partition.
+    """
+
+    hashed: ClassVar[tuple[str, ...]] = ("source", "session", "count", "event_ms", "complete_from_ms", "markets")
+    exchange: str
+    source: str
+    session: int
+    count: int
+    event_ms: int
+    complete_from_ms: int
+    markets: list[str]
+
+
+class Hole(Message, frozen=True, kw_only=True, gc=False, tag="hole"):
+    """Data that is known to be missing in this partition: [`from_ms`, `to_ms`) of the session's `markets` here."""
+
+    hashed: ClassVar[tuple[str, ...]] = ("source", "session", "from_ms", "to_ms", "markets", "reason")
+    exchange: str
+    source: str
+    session: int
+    from_ms: int
+    to_ms: int
+    markets: list[str]
+    reason: str
+
+
+class FeedEvent(Message, frozen=True, kw_only=True, gc=False, tag="feed-event"):
+    """A copy for people of what happened to a source; nothing is computed from it."""
+
+    exchange: str
+    source: str
+    session: int
+    kind: Literal["connected", "disconnected", "hole", "stale", "recovered", "refused", "ended", "warm"]
+    event_ms: int
+    received_ns: int
+    text: str
+    markets: list[str] = []
+
+
+class Market(Message, frozen=True, kw_only=True, gc=False, tag="market"):
+    """What the exchange says of a market: tick size at the current price, smallest and largest order total."""
+
+    exchange: str
+    market: str
+    event_ms: int
+    tick_size: Decimal
+    minimum_total: Decimal
+    maximum_total: Decimal
+    is_caution: bool = False
+    is_warning: bool = False
+    korean_name: str = ""
+    english_name: str = ""
+
+
+# --- features and signals -----------------------------------------------------------------------------------------
+
+
+class Features(Message, frozen=True, kw_only=True, gc=False, tag="features"):
+    """The feature vector of one market at the end of one bin.
+
+    `values` follow `streams.market.features` (the order of schema `schema`); `mid` and `spread` travel beside the
+    vector in quote currency; `levels` are the best five levels of the last book in the run, flat: 5 bid prices, 5 bid
+    sizes, 5 ask prices, 5 ask sizes, shorter sides filled with `None`. `accumulators` are the closed bin's own sums, from
+    which a restart rebuilds the run. `n_bins` is the length of the run of complete bins, at most W.
+    """
+
+    hashed: ClassVar[tuple[str, ...]] = (
+        "exchange", "market", "bin_ms", "grid_ms", "schema", "source", "session", "n_bins", "n_books", "n_trades",
+        "mid", "spread", "values", "levels", "accumulators",
+    )  # fmt: skip
+    exchange: str
+    market: str
+    bin_ms: int
+    """End of the bin, exclusive."""
+    grid_ms: int
+    schema: str
+    source: str
+    session: int
+    n_bins: int
+    n_books: int
+    n_trades: int
+    mid: float | None
+    spread: float | None
+    values: list[float | None]
+    levels: list[float | None]
+    accumulators: list[float | None]
+    received_ns: int = 0
+    """Receive time of the last record in the bin: for latency, not hashed."""
+
+
+class Signal(Message, frozen=True, kw_only=True, gc=False, tag="signal"):
+    """What a model says of one market over one horizon; free of any user's settings."""
+
+    hashed: ClassVar[tuple[str, ...]] = (
+        "id", "exchange", "market", "bin_ms", "horizon_ms", "schema", "model_id", "expected_bp", "sigma_bp", "mid",
+        "is_licensed", "feed",
+    )  # fmt: skip
+    id: str
+    exchange: str
+    market: str
+    bin_ms: int
+    horizon_ms: int
+    schema: str
+    model_id: str
+    expected_bp: float
+    """Expected log return of the mid price over the horizon, basis points."""
+    sigma_bp: float
+    """Standard deviation of that return that the model expects, basis points."""
+    mid: float
+    is_licensed: bool
+    """Whether this horizon of this model may size an order on this feed."""
+    feed: Feed
+    refusal: str = ""
+    """Why it is not licensed, one of the words of `docs/messages.md`; empty when it is."""
+
+
+# --- people's will ------------------------------------------------------------------------------------------------
+
+
+class AccountSettings(Message, frozen=True, kw_only=True, gc=False, tag="account-settings"):
+    """All that decides how one account trades; the newest one replaces the earlier. Percent values are per cent."""
+
+    account: str
+    pocket: str
+    venue: Literal["paper", "live"]
+    is_trading: bool
+    budget: Decimal
+    """Quote currency given to the bot."""
+    entry_funds: Decimal
+    """Quote currency per entry."""
+    threshold_percent: Decimal
+    """Return wanted beyond the whole round-trip cost."""
+    fee_percent: Decimal
+    """Fee of one side."""
+    stop_percent: Decimal
+    hysteresis_percent: Decimal
+    """An open position is closed when the expectation falls below this."""
+    horizons_ms: list[int]
+    markets: list[str]
+    """Allowed markets; empty: all that signals come for."""
+    maximum_positions: int = 10
+    cooldown_ms: int = 10_000
+    """Pause in a market after a position was closed."""
+    event_ms: int = 0
+
+
+class TradingStarted(Message, frozen=True, kw_only=True, gc=False, tag="trading-started"):
+    """Entries are allowed from here on; account `*` means all."""
+
+    account: str
+    event_ms: int
+    by: str
+
+
+class TradingStopped(Message, frozen=True, kw_only=True, gc=False, tag="trading-stopped"):
+    """No new entries from here on; positions keep their exits."""
+
+    account: str
+    event_ms: int
+    by: str
+
+
+class Halt(Message, frozen=True, kw_only=True, gc=False, tag="halt"):
+    """Kill switch: `no-new-orders` keeps the stops, `sell-all` cancels and closes everything, `lifted` ends it."""
+
+    account: str
+    kind: Literal["no-new-orders", "sell-all", "lifted"]
+    event_ms: int
+    by: str
+
+
+class Warmed(Message, frozen=True, kw_only=True, gc=False, tag="warmed"):
+    """The market before `event_ms` was warm-up: no order may come from a signal of an earlier bin."""
+
+    event_ms: int
+    by: str
+
+
+# --- orders -------------------------------------------------------------------------------------------------------
+
+
+class OrderIntent(Message, frozen=True, kw_only=True, gc=False, tag="order-intent"):
+    """The decision to place one order. Exactly one of `quantity` (limit, market sell) and `funds` (price, i.e. market
+    buy) is set.
+    """
+
+    hashed: ClassVar[tuple[str, ...]] = (
+        "id", "account", "pocket", "exchange", "market", "side", "order_type", "price", "quantity", "funds",
+        "time_in_force", "purpose", "cause_kind", "cause_id", "event_ms", "expires_ms",
+    )  # fmt: skip
+    id: str
+    account: str
+    pocket: str
+    exchange: str
+    market: str
+    side: Side
+    order_type: Literal["limit", "price", "market", "best"]
+    price: Decimal | None
+    quantity: Decimal | None
+    funds: Decimal | None
+    time_in_force: Literal["", "ioc", "fok", "post_only"]
+    purpose: Purpose
+    cause_kind: Literal["signal", "stop", "time-stop", "expectation", "halt", "request"]
+    cause_id: str
+    event_ms: int
+    """Time of the record that caused it."""
+    expires_ms: int
+    """Market time after which an entry must not be sent any more."""
+    reason: str
+    expected_bp: float | None = None
+    cost_bp: float | None = None
+
+
+class CancelIntent(Message, frozen=True, kw_only=True, gc=False, tag="cancel-intent"):
+    """The decision to cancel what is left of an order."""
+
+    hashed: ClassVar[tuple[str, ...]] = ("id", "account", "pocket", "intent_id", "event_ms")
+    id: str
+    account: str
+    pocket: str
+    intent_id: str
+    event_ms: int
+    reason: str
+
+
+class OrderSent(Message, frozen=True, kw_only=True, gc=False, tag="order-sent"):
+    """Attempt `attempt` of an intent is journalled and about to go out under `identifier`."""
+
+    account: str
+    pocket: str
+    intent_id: str
+    attempt: int
+    identifier: str
+    event_ms: int
+
+
+class OrderAccepted(Message, frozen=True, kw_only=True, gc=False, tag="order-accepted"):
+    """The exchange has the order."""
+
+    account: str
+    pocket: str
+    intent_id: str
+    attempt: int
+    identifier: str
+    uuid: str
+    event_ms: int
+
+
+class OrderFilled(Message, frozen=True, kw_only=True, gc=False, tag="order-filled"):
+    """One fill of ours. `is_final` marks the last event of an order that is wholly filled or ended with dust left."""
+
+    account: str
+    pocket: str
+    intent_id: str
+    uuid: str
+    fill_id: str
+    exchange: str
+    market: str
+    side: Side
+    price: Decimal
+    quantity: Decimal
+    funds: Decimal
+    fee: Decimal
+    executed_quantity: Decimal
+    """Cumulative, this fill included."""
+    executed_funds: Decimal
+    paid_fee: Decimal
+    is_final: bool
+    event_ms: int
+
+
+class OrderCancelled(Message, frozen=True, kw_only=True, gc=False, tag="order-cancelled"):
+    """The order ended without being wholly filled; what was executed stands in the earlier fills."""
+
+    account: str
+    pocket: str
+    intent_id: str
+    uuid: str
+    executed_quantity: Decimal
+    executed_funds: Decimal
+    paid_fee: Decimal
+    event_ms: int
+
+
+class OrderRejected(Message, frozen=True, kw_only=True, gc=False, tag="order-rejected"):
+    """The exchange, or our own risk check, refused; nothing was placed."""
+
+    account: str
+    pocket: str
+    intent_id: str
+    attempt: int
+    name: str
+    text: str
+    event_ms: int
+
+
+class OrderUnknown(Message, frozen=True, kw_only=True, gc=False, tag="order-unknown"):
+    """The outcome of an attempt is not known; it is being looked up."""
+
+    account: str
+    pocket: str
+    intent_id: str
+    attempt: int
+    identifier: str
+    text: str
+    event_ms: int
+
+
+class OrderExpired(Message, frozen=True, kw_only=True, gc=False, tag="order-expired"):
+    """The intent came too late, or an unknown entry was not found: it is never attempted again."""
+
+    account: str
+    pocket: str
+    intent_id: str
+    attempt: int
+    text: str
+    event_ms: int
+
+
+class Veto(Message, frozen=True, kw_only=True, gc=False, tag="veto"):
+    """Why nothing was traded; written when the reason of an account's market changes."""
+
+    hashed: ClassVar[tuple[str, ...]] = (
+        "account", "market", "reason", "event_ms", "best_expected_bp", "needed_bp", "horizon_ms",
+    )  # fmt: skip
+    account: str
+    exchange: str
+    market: str
+    reason: str
+    """One of `consumers.trade.reasons`."""
+    event_ms: int
+    best_expected_bp: float | None = None
+    needed_bp: float | None = None
+    horizon_ms: int | None = None
+
+
+class Balance(Message, frozen=True, kw_only=True, gc=False, tag="balance"):
+    """What the exchange says a pocket holds of one currency."""
+
+    pocket: str
+    currency: str
+    available: Decimal
+    locked: Decimal
+    average_price: Decimal
+    event_ms: int
+
+
+# --- bookkeeping --------------------------------------------------------------------------------------------------
+
+
+class RunManifest(Message, frozen=True, kw_only=True, gc=False, tag="run-manifest"):
+    """What a process ran with, from here on: parity is claimed per manifest segment. No secret in it."""
+
+    id: str
+    process: str
+    version: str
+    git_sha: str
+    lock_hash: str
+    kernel_hash: str
+    backend: str
+    cpu: str
+    python: str
+    settings: dict[str, str]
+    started_ms: int
+
+
+class TradeInput(Message, frozen=True, kw_only=True, gc=False, tag="trade-input"):
+    """A stretch of the order in which trade took its inputs: offsets [`first`, `last`] of one partition, or a pulse."""
+
+    kind: Literal["range", "pulse"]
+    topic: str = ""
+    partition: int = 0
+    first: int = 0
+    last: int = 0
+    event_ms: int = 0
+    """The pulse's market time; 0 for a range."""
+
+
+class AccountState(Message, frozen=True, kw_only=True, gc=False, tag="account-state"):
+    """Snapshot of one account's fold and the input it stands at (`cursor`: next offset per `topic/partition`)."""
+
+    account: str
+    state: msgspec.Raw
+    cursor: dict[str, int]
+    event_ms: int
+
+
+class ModelEvent(Message, frozen=True, kw_only=True, gc=False, tag="model-event"):
+    """A model was trained, promoted, rolled back or refused."""
+
+    kind: Literal["trained", "promoted", "rolled-back", "refused", "drift"]
+    model_id: str
+    effective_from_bin_ms: int
+    text: str
+    event_ms: int
+
+
+class Refusals(Message, frozen=True, kw_only=True, gc=False, tag="refusals"):
+    """How often predict gave no signal, per reason, since its start; for people."""
+
+    process: str
+    counts: dict[str, int]
+    event_ms: int
+
+
+class LogLine(Message, frozen=True, kw_only=True, gc=False, tag="log-line"):
+    """One structured log line."""
+
+    process: str
+    level: str
+    logger: str
+    text: str
+    event_ms: int
+
+
+class DeadLetter(Message, frozen=True, kw_only=True, gc=False, tag="dead-letter"):
+    """A record, or a frame from outside, that could not be processed: its bytes, its coordinates and the reason.
+
+    For a frame that never reached the log, `topic` is `frame:<source>` and `offset` counts the frames of the session.
+    """
+
+    process: str
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    reason: str
+    value: str
+    """The original bytes, base64."""
+    event_ms: int
+
+
+MarketData = OrderBook | Trade | Heartbeat | Hole
+Control = AccountSettings | TradingStarted | TradingStopped | Halt | Warmed
+Intent = OrderIntent | CancelIntent
+OrderEvent = (
+    OrderSent | OrderAccepted | OrderFilled | OrderCancelled | OrderRejected | OrderUnknown | OrderExpired | Veto
+)
+
+ALL: tuple[type[Message], ...] = (
+    OrderBook, Trade, Heartbeat, Hole, FeedEvent, Market, Features, Signal, AccountSettings, TradingStarted,
+    TradingStopped, Halt, Warmed, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled, OrderCancelled,
+    OrderRejected, OrderUnknown, OrderExpired, Veto, Balance, RunManifest, TradeInput, AccountState, ModelEvent,
+    Refusals, LogLine, DeadLetter,
+)  # fmt: skip
+
+_encoder = msgspec.json.Encoder(decimal_format="string")
+
+
+def encode(message: Message) -> bytes:
+    """Write a message as JSON. The trap: msgspec writes NaN as `null`, which a reader of a plain float refuses."""
+    return _encoder.encode(message)
+
+
+def tag_of(kind: type[Message]) -> str:
+    """The stable tag that stands in the wire's `type` field."""
+    return str(kind.__struct_config__.tag)
+
+
+def key_of(exchange: str, market: str) -> str:
+    """Key of the topics that are keyed by market: `upbit:KRW-BTC`."""
+    return f"{exchange}:{market}"
+
+
+# --- hashes and ids -----------------------------------------------------------------------------------------------
+
+
+def _feed(hasher: "hashlib.blake2b", value: Any) -> None:
+    """Add one value: a type byte, then its little-endian bytes (floats as their 8 bytes, texts with their length)."""
+    if value is None:
+        hasher.update(b"n")
+    elif isinstance(value, bool):
+        hasher.update(b"t" if value else b"f")
+    elif isinstance(value, int):
+        hasher.update(b"i" + value.to_bytes(8, "little", signed=True))
+    elif isinstance(value, float):
+        hasher.update(b"d" + struct.pack("<d", value))
+    elif isinstance(value, str | Decimal):
+        data = str(value).encode()
+        hasher.update(b"s" + len(data).to_bytes(4, "little") + data)
+    elif isinstance(value, list | tuple):
+        hasher.update(b"l" + len(value).to_bytes(4, "little"))
+        if value and all(type(item) is float for item in value):
+            hasher.update(b"D" + struct.pack(f"<{len(value)}d", *value))
+        else:
+            for item in value:
+                _feed(hasher, item)
+    else:
+        msg = f"a {type(value).__name__} cannot be hashed"
+        raise TypeError(msg)
+
+
+def hash_of(message: Message) -> bytes:
+    """BLAKE2b-128 over the tag and the hashed fields in declared order; raises `TypeError` for an unhashed message."""
+    if not message.hashed:
+        msg = f"{type(message).__name__} declares no hashed fields"
+        raise TypeError(msg)
+    hasher = hashlib.blake2b(digest_size=16)
+    _feed(hasher, tag_of(type(message)))
+    for name in message.hashed:
+        _feed(hasher, getattr(message, name))
+    return hasher.digest()
+
+
+def content_id(*parts: str | int) -> str:
+    """128-bit content hash in lower-case base32 without padding, 26 characters."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        _feed(hasher, part)
+    return base64.b32encode(hasher.digest()).decode().rstrip("=").lower()
+
+
+def signal_id(exchange: str, market: str, bin_ms: int, horizon_ms: int, model_id: str, schema: str) -> str:
+    """Id of a signal: the same content has the same id wherever and however often it is computed."""
+    return content_id("signal", exchange, market, bin_ms, horizon_ms, model_id, schema)
+
+
+def intent_id(account: str, cause_kind: str, cause_id: str, purpose: str) -> str:
+    """Id of an intent: one cause gives one intent per purpose, however often the cause is read."""
+    return content_id("intent", account, cause_kind, cause_id, purpose)
+
+
+def tags(kinds: Iterable[type[Message]]) -> list[str]:
+    """The wire tags of some message types, in order."""
+    return [tag_of(kind) for kind in kinds]
