@@ -75,6 +75,11 @@ class Reader(Protocol):
     def resume(self, slots: Iterable[Slot]) -> None:
         """Deliver from these partitions again."""
 
+    def position(self, slot: Slot) -> int:
+        """Next offset to come from an assigned partition. At the end of what is readable it stands past transaction
+        markers too, so "read to the end" is `position(slot) >= end` and never a comparison with the last record.
+        """
+
     def close(self) -> None:
         """Leave."""
 
@@ -83,7 +88,7 @@ class GroupReader(Reader, Protocol):
     """A reader whose partitions come from a consumer group."""
 
     def commit(self, offsets: Mapping[Slot, int]) -> None:
-        """Commit the next offset to read per partition. Returns when the log has it."""
+        """Commit the next offset to read per partition. Returns when the log has it; raises `NotOwner`, `Fenced`."""
 
     def assignment(self) -> frozenset[Slot]:
         """The partitions owned now."""
@@ -118,6 +123,9 @@ SlotsHandler = Callable[[frozenset[Slot]], None]
 class Log(Protocol):
     """A log: Kafka or in memory."""
 
+    prefix: str
+    """Stands before every topic, group and transactional id in the log itself, never in what is delivered."""
+
     def create_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create the missing ones of `specs` and return their names; existing ones are left alone (idempotent)."""
 
@@ -151,6 +159,9 @@ class Log(Protocol):
 
     def committed(self, group: str, slots: Iterable[Slot]) -> dict[Slot, int]:
         """Committed next offsets of a group; partitions without one are left out."""
+
+    def commit(self, group: str, offsets: Mapping[Slot, int]) -> None:
+        """Commit next offsets for a group without members: for those who read by `reader`. Raises `NotOwner`."""
 
     def close(self) -> None:
         """Close every connection that this log still holds."""

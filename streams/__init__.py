@@ -1,1 +1,1 @@
-"""The language of the log, the pure market code, and the feature stage. Decisions are in consumers/, models in models/."""
+"""The language of the log, the pure market code, the feature stage. Decisions: consumers/. Models: models/."""

@@ -137,8 +137,8 @@ class Features(Message, frozen=True, kw_only=True, gc=False, tag="features"):
 
     `values` follow `streams.market.features` (the order of schema `schema`); `mid` and `spread` travel beside the
     vector in quote currency; `levels` are the best five levels of the last book in the run, flat: 5 bid prices, 5 bid
-    sizes, 5 ask prices, 5 ask sizes, shorter sides filled with `None`. `accumulators` are the closed bin's own sums, from
-    which a restart rebuilds the run. `n_bins` is the length of the run of complete bins, at most W.
+    sizes, 5 ask prices, 5 ask sizes, shorter sides filled with `None`. `accumulators` are the closed bin's own sums,
+    from which a restart rebuilds the run. `n_bins` is the length of the run of complete bins, at most W.
     """
 
     hashed: ClassVar[tuple[str, ...]] = (
@@ -505,6 +505,30 @@ class DeadLetter(Message, frozen=True, kw_only=True, gc=False, tag="dead-letter"
     value: str
     """The original bytes, base64."""
     event_ms: int
+
+    @classmethod
+    def of(
+        cls,
+        process: str,
+        topic: str,
+        partition: int,
+        offset: int,
+        key: str,
+        reason: str,
+        value: bytes,
+        event_ms: int = 0,
+    ) -> "DeadLetter":
+        """Wrap the original bytes."""
+        return cls(
+            process=process,
+            topic=topic,
+            partition=partition,
+            offset=offset,
+            key=key,
+            reason=reason,
+            value=base64.b64encode(value).decode(),
+            event_ms=event_ms,
+        )
 
 
 MarketData = OrderBook | Trade | Heartbeat | Hole
