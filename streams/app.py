@@ -7,15 +7,21 @@ is never used (it doubles records on a real broker). The log is read a second ti
 
 import logging
 import os
+import threading
+from pathlib import Path
 from typing import Any
 
 import faust
 
+from infra.kafka import KafkaLog
 from infra.log import Log
+from infra.settings import Settings
 from streams.agents import FeatureAgent
-from streams.runner import GROUP
+from streams.runner import GROUP, options_of
 from streams.stage import INPUTS, StageOptions
 from streams.topics import TOPICS
+
+logger = logging.getLogger(__name__)
 
 _OUTAGE_LOGGERS = ("aiokafka", "faust.transport", "kafka")
 
@@ -26,16 +32,18 @@ def create_app(
     *,
     bootstrap: str,
     prefix: str = "",
-    datadir: str = ".observator/faust",
+    datadir: Path,
     linger_s: float = 0.005,
     session_timeout_s: float = 10.0,
+    batch: int = 1_000,
 ) -> Any:
     """Put the application together: one agent over both input topics, partition by partition in offset order."""
+    datadir.mkdir(parents=True, exist_ok=True)
     app = faust.App(
         prefix + GROUP,
         broker=f"kafka://{bootstrap}",
         store="memory://",
-        datadir=datadir,
+        datadir=str(datadir),
         topic_partitions=TOPICS[INPUTS[0]].partitions,
         topic_allow_declare=False,
         topic_disable_leader=True,
@@ -43,7 +51,7 @@ def create_app(
         broker_session_timeout=session_timeout_s,
         broker_heartbeat_interval=2.0,
         broker_commit_interval=1.0,
-        broker_max_poll_records=1_000,
+        broker_max_poll_records=batch,
         consumer_auto_offset_reset="earliest",
         producer_linger=linger_s,
         producer_compression_type="zstd",
@@ -85,4 +93,24 @@ def run_worker(app: Any) -> None:
     os.environ.setdefault("FAUST_LOOP", "uvloop")
     # Level INFO on purpose: at WARN, Faust turns the root logger to DEBUG for its spinner and spends 15 % on it.
     worker = faust.Worker(app, loglevel="INFO", quiet=True, override_logging=False, redirect_stdouts=False)
-    worker.execute_from_commandline()
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        if end.code and isinstance(end.__context__, Exception):
+            logger.error("the Faust worker cannot run: %r", end.__context__)  # noqa: TRY400 Faust says the rest itself
+        raise
+
+
+def run(settings: Settings, log: KafkaLog, stop: threading.Event) -> None:
+    """Run the feature stage under Faust in this process; Faust itself handles SIGTERM and SIGINT."""
+    if stop.is_set():
+        return
+    app = create_app(
+        log,
+        options_of(settings),
+        bootstrap=log.bootstrap,
+        prefix=log.prefix,
+        datadir=settings.home / "faust",
+        batch=settings.streams.batch,
+    )
+    run_worker(app)

@@ -51,9 +51,9 @@ def restore(log: Log, partition: int, committed: Mapping[str, int], options: Sta
     while True:
         starts = {topic: max(begins[topic], positions[topic] - depth) for topic in INPUTS}
         stage, rows = _replay(log, partition, starts, positions, begins, tail, options)
-        is_whole = starts == begins
-        trouble = tail.trouble(stage, rows)
-        if not trouble or is_whole:
+        is_from_zero = all(start == 0 for start in starts.values())
+        trouble = tail.difference(rows) or ("" if is_from_zero else tail.shortfall(stage))
+        if not trouble or starts == begins:
             break
         depth *= 4
     if trouble:
@@ -155,8 +155,8 @@ class _Tail:
                 return False
         return True
 
-    def trouble(self, stage: PartitionStage, rows: list[Features]) -> str:
-        """Why `stage` cannot be trusted yet; empty when it can."""
+    def shortfall(self, stage: PartitionStage) -> str:
+        """Why what was read does not reach back far enough; empty when it does."""
         newest = max((max(market) for market in self.history.values()), default=0)
         for market, known in self.history.items():
             is_active = max(known) > newest - self._options.window_bins
@@ -165,6 +165,10 @@ class _Tail:
         for market in stage.markets() - self.history.keys():
             if not stage.is_whole(market):
                 return f"{market}: nothing in the features topic, and the raw records do not reach back far enough"
+        return ""
+
+    def difference(self, rows: list[Features]) -> str:
+        """Which row computed again is not the one in the log; empty when all are."""
         for row in rows:
             known_row = self.history.get(key_of(row.exchange, row.market), {}).get(row.bin_ms // row.grid_ms - 1)
             if known_row is not None and hash_of(known_row) != hash_of(row):

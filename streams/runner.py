@@ -104,7 +104,7 @@ def options_of(settings: Settings) -> StageOptions:
 
 
 def run(settings: Settings, log: Log, stop: threading.Event) -> None:
-    """Run the stage as one plain loop until `stop` is set. The group's member name keeps its partitions over a restart."""
+    """Run the stage as one plain loop until `stop` is set; its member name keeps its partitions over a restart."""
     worker = os.environ.get("OBSERVATOR_WORKER", "0")
     FeatureLoop(log, options_of(settings), instance=f"features-{worker}", batch=settings.streams.batch).run(stop)
 
@@ -146,8 +146,12 @@ class FeatureLoop:
                     reported_at = now
             self.commit()
         finally:
-            self._publisher.close()
-            self._reader.close()
+            self.close()
+
+    def close(self) -> None:
+        """Leave the group and let go of the publisher; what is not committed is done again by whoever comes next."""
+        self._publisher.close()
+        self._reader.close()
 
     def step(self, timeout_s: float) -> int:
         """Read one batch, fold it, queue its rows; returns the number of records read."""

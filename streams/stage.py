@@ -120,12 +120,11 @@ class PartitionStage:
 
     def is_whole(self, market: str) -> bool:
         """Whether the market's run needs nothing from before what was read: it began here, or is full already."""
-        for side in self.sides.values():
-            half = side.halves.get(market)
-            reach = side.closed_to(market) - half.known_from if half else 0
-            if half and not half.is_from_session_start and reach < self._options.window_bins:
-                return False
-        return True
+        halves = [side.halves[market] for side in self.sides.values() if market in side.halves]
+        if all(half.is_from_session_start for half in halves):
+            return True
+        reach = min(side.closed_to(market) for side in self.sides.values()) - max(half.known_from for half in halves)
+        return self.is_settled(market) and reach >= self._options.window_bins
 
     def markets(self) -> set[str]:
         """Markets that a session has spoken for."""

@@ -1,0 +1,131 @@
+"""Child processes of the verify and bench commands: started, killed and always cleaned up."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+import psutil
+
+from infra.kafka import KafkaLog
+from infra.log import TopicSpec
+from infra.servers.jars import default_cache
+from infra.servers.kafka import KafkaServer
+from infra.settings import Settings
+from streams.topics import TOPICS
+
+
+class Children:
+    """Named child processes with their output in a folder; leaving the context ends every one that is left."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="observator-verify-"))
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._outputs: list[IO[bytes]] = []
+        self.kills = 0
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop what still runs: politely first, then for good."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.terminate()
+        for child in self._children.values():
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+        for output in self._outputs:
+            output.close()
+
+    def start(self, name: str, arguments: list[str], environ: dict[str, str] | None = None) -> None:
+        """Start `python ARGUMENTS` as `name`; its output goes to `folder/name.log`."""
+        output = (self.folder / f"{name}.log").open("ab")
+        self._outputs.append(output)
+        self._children[name] = subprocess.Popen(  # noqa: S603 our own interpreter and arguments
+            [sys.executable, *arguments],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "FAUST_LOOP": "uvloop", **(environ or {})},
+        )
+
+    def start_stage(self, name: str, stage: str, bootstrap: str, prefix: str, settings: Settings) -> None:
+        """Start one stage (`consumers.verify.worker`); a static group member's name is the child's."""
+        described = json.dumps(settings.model_dump(mode="json"))
+        self.start(name, ["-m", "consumers.verify.worker", stage, bootstrap, prefix, described, name])
+
+    def kill(self, name: str) -> None:
+        """`kill -9`."""
+        self._children[name].send_signal(signal.SIGKILL)
+        self._children[name].wait()
+        self.kills += 1
+
+    def stop(self, name: str, timeout_s: float = 20.0) -> None:
+        """SIGTERM, and wait."""
+        self._children[name].terminate()
+        self._children[name].wait(timeout_s)
+
+    def is_alive(self, name: str) -> bool:
+        """Whether it still runs."""
+        return name in self._children and self._children[name].poll() is None
+
+    def process(self, name: str) -> psutil.Process:
+        """Its process, for CPU and memory."""
+        return psutil.Process(self._children[name].pid)
+
+    def require_alive(self) -> None:
+        """Raise with the last lines of a child that ended by itself."""
+        for name, child in self._children.items():
+            if child.poll() not in {None, -signal.SIGKILL, -signal.SIGTERM, 0}:
+                lines = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
+                raise RuntimeError(f"{name} ended with {child.returncode}:\n" + "\n".join(lines))
+
+
+@contextmanager
+def own_broker(home: Path, heap_mb: int = 512) -> Iterator[KafkaServer]:
+    """A real broker of this check's own, in `home`; stopped at the end."""
+    server = KafkaServer(home, default_cache(os.environ), heap_mb=heap_mb)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def create_all_topics(log: KafkaLog) -> None:
+    """Create every topic under the log's prefix."""
+    log.create_topics([TopicSpec(topic.name, topic.partitions, topic.config) for topic in TOPICS.values()])
+
+
+def result_of(
+    name: str, figures: dict[str, float], conditions: dict[str, object], *, passed: bool
+) -> dict[str, object]:
+    """The one object that every verify and bench command prints."""
+    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load_1m": round(os.getloadavg()[0], 2)}
+    return {"name": name, "passed": passed, "figures": figures, "conditions": {**conditions, **machine}}
+
+
+def wait_until(question: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.1) -> float:
+    """Wait until `question()` is true; returns the seconds it took, raises `TimeoutError` naming `what`."""
+    started = time.monotonic()
+    while time.monotonic() - started < timeout_s:
+        if question():
+            return time.monotonic() - started
+        time.sleep(every_s)
+    raise TimeoutError(f"{what}: not within {timeout_s:.0f} s")

@@ -1,0 +1,242 @@
+"""The stage: which records count, holes, hand-overs, interleaving, restarts."""
+
+import random
+
+import pytest
+
+from consumers.verify.disturbed import disturbed_log
+from infra.log import Slot, TopicSpec, slots_of
+from infra.memory_log import MemoryLog
+from streams import topics
+from streams.market import kernels
+from streams.messages import Heartbeat, Hole, OrderBook, Trade, encode, hash_of
+from streams.runner import FeatureLoop
+from streams.stage import PartitionStage, StageOptions, row_of
+from streams.topics import TOPICS
+
+OPTIONS = StageOptions(1000, 60)
+M = "KRW-BTC"
+
+
+def beat(event_ms, count, *, source="s", session=1, complete_from_ms=0, markets=(M,)):
+    return Heartbeat(
+        exchange="upbit", source=source, session=session, count=count, event_ms=event_ms,
+        complete_from_ms=complete_from_ms, markets=list(markets),
+    )  # fmt: skip
+
+
+def book(at, bid=100.0, *, source="s", session=1):
+    return OrderBook(
+        exchange="upbit", market=M, source=source, session=session, exchange_ms=at, received_ns=at * 1_000_000,
+        bid_prices=[bid, bid - 1], bid_sizes=[1.0, 2.0], ask_prices=[bid + 1], ask_sizes=[3.0],
+    )  # fmt: skip
+
+
+def trade(at, trade_id, *, source="s", session=1, origin="stream"):
+    return Trade(
+        exchange="upbit", market=M, source=source, session=session, exchange_ms=at, trade_ms=at, received_ns=at,
+        trade_id=trade_id, price=100.0, size=1.0, is_buy=True, origin=origin,
+    )  # fmt: skip
+
+
+def fold(*steps):
+    stage = PartitionStage(OPTIONS)
+    rows = []
+    for topic, message in steps:
+        rows += stage.apply(topic, message)
+    return stage, rows
+
+
+def both(message):
+    return (("orderbooks", message), ("trades", message))
+
+
+def test_a_quiet_market_closes_its_bins_too():
+    _, rows = fold(
+        *both(beat(0, 0)), ("orderbooks", book(500)), ("orderbooks", beat(3000, 1)), ("trades", beat(3000, 0))
+    )
+    assert [(row.bin_ms, row.n_bins, row.n_books, row.mid) for row in rows] == [
+        (1000, 1, 1, 100.5), (2000, 2, 0, 100.5), (3000, 3, 0, 100.5),
+    ]  # fmt: skip
+
+
+def test_late_ahead_duplicate_and_back_filled_records_never_enter():
+    stage, rows = fold(
+        *both(beat(0, 0)),
+        ("trades", trade(100, 1)), ("trades", trade(100, 1)), ("trades", trade(200, 2, origin="backfill")),
+        ("trades", trade(8_000, 3)), ("trades", beat(1000, 4)), ("trades", trade(900, 4)), ("trades", beat(2000, 5)),
+        ("orderbooks", beat(2000, 0)),
+    )  # fmt: skip
+    assert [row.n_trades for row in rows] == [1, 0]
+    assert stage.counts() == {
+        "orderbooks session": 1, "trades session": 1, "trades trade": 1, "trades duplicate trade": 1,
+        "trades back-filled": 1, "trades ahead": 1, "trades late": 1,
+    }  # fmt: skip
+
+
+def test_a_declared_hole_ends_the_run_and_gives_no_row():
+    hole = Hole(
+        exchange="upbit", source="s", session=1, from_ms=1500, to_ms=2500, markets=[M], reason="reconnect"
+    )  # fmt: skip
+    _, rows = fold(*both(beat(0, 0)), ("orderbooks", hole), *both(beat(5000, 0)))
+    assert [(row.bin_ms, row.n_bins) for row in rows] == [(1000, 1), (4000, 1), (5000, 2)]
+
+
+def test_a_later_complete_from_is_a_hole():
+    _, rows = fold(*both(beat(0, 0)), *both(beat(2000, 0)), *both(beat(6000, 0, complete_from_ms=4000)))
+    assert [(row.bin_ms, row.n_bins) for row in rows] == [(1000, 1), (2000, 2), (5000, 1), (6000, 2)]
+
+
+def test_a_lost_record_is_found_by_the_count():
+    stage, rows = fold(
+        *both(beat(0, 0)), *both(beat(1000, 0)), ("orderbooks", book(1500)), ("orderbooks", beat(2000, 2)),
+        ("trades", beat(2000, 0)), ("orderbooks", beat(12_000, 2)), ("trades", beat(12_000, 0)),
+    )  # fmt: skip
+    assert stage.counts()["orderbooks records lost on the way"] == 1
+    # Every bin that could have held the record is given up, also those it may have been ahead for.
+    assert [row.bin_ms for row in rows] == [1000, 11_000, 12_000]
+    assert rows[1].n_bins == 1
+
+
+def test_a_newer_session_takes_over_and_the_zombie_is_counted_away():
+    new = {"source": "t", "session": 9}
+    stage, rows = fold(
+        *both(beat(0, 0)), *both(beat(2000, 0)),
+        *both(beat(3000, 0, complete_from_ms=3000, **new)),
+        ("orderbooks", book(3500, 500.0, **new)), ("orderbooks", book(3600)),
+        *both(beat(4000, 0)),
+        ("orderbooks", beat(5000, 1, complete_from_ms=3000, **new)),
+        ("trades", beat(5000, 0, complete_from_ms=3000, **new)),
+    )  # fmt: skip
+    assert [(row.bin_ms, row.n_bins, row.source) for row in rows] == [
+        (1000, 1, "s"), (2000, 2, "s"), (4000, 1, "t"), (5000, 2, "t"),
+    ]  # fmt: skip
+    assert rows[2].mid == 500.5
+    assert stage.counts()["orderbooks of another owner"] == 1
+
+
+def test_a_seamless_hand_over_keeps_the_run():
+    new = {"source": "t", "session": 9, "complete_from_ms": 1000}
+    _, rows = fold(
+        *both(beat(0, 0)), *both(beat(1000, 0, **new)), *both(beat(2000, 0)), *both(beat(3000, 0, **new)),
+    )  # fmt: skip
+    assert [row.bin_ms for row in rows] == [2000, 3000]
+    _, rows = fold(
+        *both(beat(0, 0)), *both(beat(2000, 0)), *both(beat(1000, 0, **new)), *both(beat(4000, 0, **new)),
+    )  # fmt: skip
+    assert [(row.bin_ms, row.n_bins) for row in rows] == [(1000, 1), (2000, 2), (3000, 3), (4000, 4)]
+
+
+def test_a_record_gives_its_row_back_exactly():
+    _, rows = fold(
+        *both(beat(0, 0)), ("orderbooks", book(500)), ("trades", trade(600, 1)),
+        ("orderbooks", beat(1000, 1)), ("trades", beat(1000, 1)),
+    )  # fmt: skip
+    again = topics.decode("features", encode(rows[0]))
+    row = row_of(again)
+    assert row[kernels.N_BOOKS] == 1
+    assert row[kernels.BOUGHT] == 1.0
+    assert row[kernels.LEVELS : kernels.LEVELS + 2].tolist() == [100.0, 99.0]
+
+
+# --- over a disturbed log -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written():
+    return disturbed_log(12, 200, seed=11)
+
+
+def reference_of(written):
+    stages = [PartitionStage(OPTIONS) for _ in range(12)]
+    rows = {}
+    for record in written:
+        if b"torn" not in record.value:
+            for row in stages[record.partition].apply(record.topic, topics.decode(record.topic, record.value)):
+                rows[row.market, row.bin_ms] = hash_of(row)
+    return rows
+
+
+def log_of(written):
+    log = MemoryLog(clock_ms=lambda: 0)
+    log.create_topics([TopicSpec(topic.name, topic.partitions, topic.config) for topic in TOPICS.values()])
+    publisher = log.publisher()
+    for record in written:
+        publisher.publish(record.topic, record.key, record.value, record.partition)
+    publisher.flush()
+    return log
+
+
+def rows_in(log):
+    rows = {}
+    for slot in slots_of(log, ["features"]):
+        reader = log.reader({slot: 0})
+        while records := reader.read(10_000, 0):
+            for record in records:
+                row = topics.decode("features", record.value)
+                digest = hash_of(row)
+                assert rows.setdefault((row.market, row.bin_ms), digest) == digest
+    return rows
+
+
+def test_the_disturbed_log_holds_what_it_promises(written):
+    stages = [PartitionStage(OPTIONS) for _ in range(12)]
+    total = {}
+    for record in written:
+        if b"torn" not in record.value:
+            stages[record.partition].apply(record.topic, topics.decode(record.topic, record.value))
+    for stage in stages:
+        for why, n in stage.counts().items():
+            total[why] = total.get(why, 0) + n
+    for why in (
+        "late", "ahead", "hole", "hand-over", "bin in a hole", "of another session", "of another owner",
+        "heartbeat of an older session",
+    ):  # fmt: skip
+        assert any(name.endswith(why) for name in total), why
+    assert total["trades back-filled"] > 0
+
+
+def test_the_interleaving_of_the_topics_does_not_matter(written):
+    reference = reference_of(written)
+    for order in (
+        sorted(written, key=lambda record: record.topic),
+        sorted(written, key=lambda record: record.topic, reverse=True),
+    ):
+        assert reference_of(order) == reference
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_restarts_at_random_positions_change_nothing(written, seed):
+    rng = random.Random(seed)
+    reference = reference_of(written)
+    log = log_of(written)
+    is_done = False
+    while not is_done:
+        loop = FeatureLoop(log, OPTIONS, batch=rng.choice((1, 7, 500)))
+        left = rng.randrange(200, 4_000)
+        while left > 0 and not is_done:
+            read = loop.step(0)
+            left -= read
+            is_done = read == 0
+            if rng.random() < 0.05:
+                loop.commit()
+        if is_done:
+            loop.commit()
+        loop.close()
+    assert rows_in(log) == reference
+
+
+def test_an_unreadable_record_becomes_a_dead_letter_with_its_coordinates(written):
+    log = log_of([*written[:200], written[0]._replace(value=b"\xff{nonsense")])
+    loop = FeatureLoop(log, OPTIONS)
+    while loop.step(0):
+        pass
+    loop.commit()
+    loop.close()
+    letters = []
+    for slot in slots_of(log, ["dead-letters"]):
+        letters += [topics.decode("dead-letters", record.value) for record in log.reader({slot: 0}).read(100, 0)]
+    end = log.bounds([Slot(written[0].topic, written[0].partition)])[Slot(written[0].topic, written[0].partition)][1]
+    assert [(one.topic, one.partition, one.offset) for one in letters if one.reason] == [
+        (written[0].topic, written[0].partition, end - 1)
+    ]
