@@ -4,10 +4,11 @@ import asyncio
 import logging
 from typing import Any
 
-from infra.log import Log, Record
-from streams.messages import encode, key_of
-from streams.runner import FeatureStage, dead_letter
-from streams.stage import StageOptions
+from infra.handler import Output
+from infra.log import Log, Record, slots_of
+from infra.watchdog import Watchdog
+from streams.runner import FeatureStage, outputs_of
+from streams.stage import INPUTS, StageOptions
 
 logger = logging.getLogger(__name__)
 
@@ -19,11 +20,16 @@ class FeatureAgent:
         self._app = app
         self._prefix = prefix
         self.stage = FeatureStage(log, group, options)
+        self._log = log
+        self._group = group
         self._pending: set[asyncio.Task[None]] = set()
+        self.watchdog = Watchdog(self._behind)
 
     async def run(self, stream: Any) -> None:
         """Fold every event of the assigned partitions; the order within a partition is the log's."""
+        self.watchdog.start()
         async for event in stream.noack().events():
+            self.watchdog.progress()
             message = event.message
             if message.tp not in self._app.consumer.assignment():
                 event.ack()  # fetched before a rebalance took the partition away
@@ -32,7 +38,7 @@ class FeatureAgent:
             if not outputs:
                 event.ack()
                 continue
-            deliveries = [await self._send(*output) for output in outputs]
+            deliveries = [await self._send(output) for output in outputs]
             task = asyncio.ensure_future(self._settle(event, deliveries))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
@@ -41,19 +47,25 @@ class FeatureAgent:
         """Forget the state of partitions that are taken away."""
         self.stage.drop({tp.partition for tp in args[-1]})
 
-    def _fold(self, message: Any) -> list[tuple[str, str, bytes]]:
+    def _behind(self) -> str | None:
+        """What could be read but is not committed (asked by the watchdog when nothing moves)."""
+        slots = slots_of(self._log, INPUTS)
+        committed = self._log.committed(self._group, slots)
+        for slot, (first, end) in self._log.bounds(slots).items():
+            tp_owned = any(tp.partition == slot.partition for tp in self._app.consumer.assignment())
+            if tp_owned and max(first, committed.get(slot, first)) < end:
+                return f"{slot.topic}-{slot.partition}: committed {committed.get(slot)}, end {end}"
+        return None
+
+    def _fold(self, message: Any) -> list[Output]:
         topic = message.topic.removeprefix(self._prefix)
         key = (message.key or b"").decode()
-        rows = self.stage.apply(Record(topic, message.partition, message.offset, 0, key, message.value))
-        outputs = [("features", key_of(row.exchange, row.market), encode(row)) for row in rows]
-        for record, reason in self.stage.dead:
-            logger.warning("dead letter: %s/%d/%d: %s", record.topic, record.partition, record.offset, reason)
-            outputs.append(("dead-letters", "streams", dead_letter(record, reason, "streams")))
-        self.stage.dead.clear()
-        return outputs
+        return outputs_of(self.stage, Record(topic, message.partition, message.offset, 0, key, message.value))
 
-    async def _send(self, topic: str, key: str, value: bytes) -> Any:
-        return await self._app.producer.send(self._prefix + topic, key.encode(), value, None, None, None)
+    async def _send(self, output: Output) -> Any:
+        return await self._app.producer.send(
+            self._prefix + output.topic, output.key.encode(), output.value, None, None, None
+        )
 
     async def _settle(self, event: Any, deliveries: list[Any]) -> None:
         """Acknowledge the event when all its rows are; a failed delivery ends the worker, which loses nothing."""

@@ -132,7 +132,9 @@ def to_frame(table: pa.Table) -> pd.DataFrame:
     frame = typing.cast("pd.DataFrame", table.to_pandas(integer_object_nulls=True))
     for column in table.schema:
         if pa.types.is_nested(column.type):
-            frame[column.name] = pd.Series(table[column.name].to_pylist(), dtype=object, index=frame.index)
+            lists = table[column.name].to_pylist()
+            whole = [dict(one) if one else one for one in lists] if pa.types.is_map(column.type) else lists
+            frame[column.name] = pd.Series(whole, dtype=object, index=frame.index)
         elif column.metadata and column.metadata.get(b"observator") == b"decimal":
             texts = table[column.name].to_pylist()
             decimals = [None if text is None else Decimal(text) for text in texts]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from infra.catch_up import read_range
 from infra.log import Log, Record, Slot
 from streams import topics
 from streams.market.bins import AHEAD
@@ -96,30 +97,14 @@ def _replay(
     stage = _fresh(options, starts, begins, history, {} if is_from_zero else tail.owners)
     rows: list[Features] = []
     for topic in INPUTS:
-        for record in read_range(log, Slot(topic, partition), starts[topic], positions[topic]):
+        slot = Slot(topic, partition)
+        for record in read_range(log, {slot: starts[topic]}, {slot: positions[topic]}):
             try:
                 message = topics.decode(topic, record.value)
             except msgspec.DecodeError:
                 continue  # it became a dead letter when it was first read
             rows += stage.apply(topic, message)
     return stage, rows
-
-
-def read_range(log: Log, slot: Slot, start: int, end: int) -> Iterator[Record]:
-    """Read the records of offsets [start, end) of one partition."""
-    if start >= end:
-        return
-    reader = log.reader({slot: start})
-    try:
-        position = start
-        while position < end:
-            for record in reader.read(2_000, 5.0):
-                if record.offset >= end:
-                    return
-                position = record.offset + 1
-                yield record
-    finally:
-        reader.close()
 
 
 class _Tail:
@@ -133,7 +118,7 @@ class _Tail:
         start, depth = end, _FIRST_TAIL
         while True:
             previous, start = start, max(begin, end - depth)
-            self._take(read_range(log, slot, start, previous))
+            self._take(read_range(log, {slot: start}, {slot: previous}))
             if start == begin or self._is_deep_enough():
                 break
             depth *= 2

@@ -13,11 +13,14 @@ from collections.abc import Iterable
 
 import msgspec
 
-from infra.log import GroupReader, Log, Publisher, Record, Slot
+from infra.catch_up import read_range
+from infra.handler import Handler, Output, Pace
+from infra.log import Log, Publisher, Record, Slot
+from infra.loop import ConsumerLoop
 from infra.settings import Settings
 from streams import topics
 from streams.messages import DeadLetter, Features, encode, key_of
-from streams.restart import read_range, restore
+from streams.restart import restore
 from streams.stage import INPUTS, PartitionStage, StageOptions
 
 logger = logging.getLogger(__name__)
@@ -60,13 +63,9 @@ class FeatureStage:
             self.skipped += 1
             return rows
         if record.offset > expected:
-            for missed in read_range(self._log, slot, expected, record.offset):
+            for missed in read_range(self._log, {slot: expected}, {slot: record.offset}):
                 rows += self._fold(missed)
         return rows + self._fold(record)
-
-    def positions(self) -> dict[Slot, int]:
-        """Next offset of every input partition with state."""
-        return dict(self._next)
 
     def counts(self) -> dict[str, int]:
         """Records used and not used, by topic and reason, over the partitions owned now."""
@@ -98,19 +97,62 @@ def dead_letter(record: Record, reason: str, process: str) -> bytes:
     return encode(letter)
 
 
+def _dead(record: Record, reason: str) -> Output:
+    return Output("dead-letters", "streams", dead_letter(record, reason, "streams"))
+
+
 def options_of(settings: Settings) -> StageOptions:
     """What the stage needs of the settings."""
     return StageOptions(settings.grid.grid_ms, settings.grid.window_bins)
 
 
+def outputs_of(stage: FeatureStage, record: Record) -> list[Output]:
+    """Fold one record and say what is to be written for it: rows, and dead letters for what cannot be read."""
+    rows = stage.apply(record)
+    outputs = [Output("features", key_of(row.exchange, row.market), encode(row)) for row in rows]
+    for unread, reason in stage.dead:
+        logger.warning("dead letter: %s/%d/%d: %s", unread.topic, unread.partition, unread.offset, reason)
+        outputs.append(_dead(unread, reason))
+    stage.dead.clear()
+    return outputs
+
+
+class FeatureHandler(Handler):
+    """The stage as the consumer loop wants it."""
+
+    def __init__(self, stage: FeatureStage) -> None:
+        self.stage = stage
+        self._reported_s = time.monotonic()
+
+    def handle(self, record: Record) -> Iterable[Output]:
+        """Fold one record."""
+        return outputs_of(self.stage, record)
+
+    def finish(self) -> Iterable[Output]:
+        """Say once a minute what was used and what was not."""
+        now = time.monotonic()
+        if now - self._reported_s >= _REPORT_EVERY_S:
+            logger.info("records: %s", self.stage.counts())
+            self._reported_s = now
+        return ()
+
+    def assigned(self, slots: frozenset[Slot]) -> None:
+        """State is built when the first record comes."""
+        logger.debug("assigned %s", slots)
+
+    def drop(self, slots: frozenset[Slot]) -> None:
+        """Forget revoked partitions."""
+        self.stage.drop({slot.partition for slot in slots})
+
+
 def run(settings: Settings, log: Log, stop: threading.Event) -> None:
     """Run the stage as one plain loop until `stop` is set; its member name keeps its partitions over a restart."""
     worker = os.environ.get("OBSERVATOR_WORKER", "0")
-    FeatureLoop(log, options_of(settings), instance=f"features-{worker}", batch=settings.streams.batch).run(stop)
+    FeatureLoop(log, options_of(settings), instance=f"features-{worker}", batch=settings.streams.batch, stop=stop).run()
 
 
 class FeatureLoop:
-    """One worker: a group reader, the stage and a publisher."""
+    """One worker: the consumer loop, the stage and a publisher."""
 
     def __init__(
         self,
@@ -119,67 +161,41 @@ class FeatureLoop:
         *,
         instance: str | None = None,
         batch: int = 500,
-        linger_ms: float = 1.0,
-        group: str = GROUP,
+        stop: threading.Event | None = None,
+        poll_s: float = 0.1,
     ) -> None:
-        self.stage = FeatureStage(log, group, options)
-        self._batch = batch
-        self._reader: GroupReader = log.group_reader(
-            group, INPUTS, instance=instance, on_assigned=self._on_assigned, on_revoked=self._on_revoked
+        self.stage = FeatureStage(log, GROUP, options)
+        self._publisher: Publisher = log.publisher(linger_ms=1)
+        self._loop = ConsumerLoop(
+            log,
+            GROUP,
+            INPUTS,
+            FeatureHandler(self.stage),
+            publisher=self._publisher,
+            dead_letter=lambda record, reason: Output(
+                "dead-letters", "streams", dead_letter(record, reason, "streams")
+            ),
+            stop=stop or threading.Event(),
+            instance=instance,
+            pace=Pace(batch=batch, poll_s=poll_s, commit_every_s=_COMMIT_EVERY_S),
         )
-        self._publisher: Publisher = log.publisher(linger_ms=linger_ms)
-        self._dirty = False
-        self.rows = 0
 
-    def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set, then write, commit and leave."""
-        committed_at = reported_at = time.monotonic()
+    def run(self) -> None:
+        """Work until asked to stop, then write, commit and leave."""
         try:
-            while not stop.is_set():
-                self.step(0.1)
-                now = time.monotonic()
-                if now - committed_at >= _COMMIT_EVERY_S:
-                    self.commit()
-                    committed_at = now
-                if now - reported_at >= _REPORT_EVERY_S:
-                    logger.info("rows %d, %s", self.rows, self.stage.counts())
-                    reported_at = now
-            self.commit()
+            self._loop.run()
         finally:
-            self.close()
+            self._publisher.close()
 
-    def close(self) -> None:
-        """Leave the group and let go of the publisher; what is not committed is done again by whoever comes next."""
-        self._publisher.close()
-        self._reader.close()
-
-    def step(self, timeout_s: float) -> int:
-        """Read one batch, fold it, queue its rows; returns the number of records read."""
-        records = self._reader.read(self._batch, timeout_s)
-        for record in records:
-            for row in self.stage.apply(record):
-                self._publisher.publish("features", key_of(row.exchange, row.market), encode(row))
-                self.rows += 1
-        for record, reason in self.stage.dead:
-            logger.warning("dead letter: %s/%d/%d: %s", record.topic, record.partition, record.offset, reason)
-            self._publisher.publish("dead-letters", "streams", dead_letter(record, reason, "streams"))
-        self.stage.dead.clear()
-        self._dirty = self._dirty or bool(records)
-        return len(records)
+    def step(self) -> int:
+        """Deal with one batch; returns the number of records read."""
+        return self._loop.turn()
 
     def commit(self) -> None:
-        """Wait until everything written is acknowledged, then commit the positions."""
-        if self._dirty:
-            self._publisher.flush()
-            self._reader.commit(self.stage.positions())
-            self._dirty = False
+        """Wait until everything written is acknowledged, then commit."""
+        self._loop.settle()
 
-    def _on_assigned(self, slots: frozenset[Slot]) -> None:
-        logger.info("partitions assigned: %s", sorted({slot.partition for slot in slots}))
-
-    def _on_revoked(self, slots: frozenset[Slot]) -> None:
-        if self._dirty:
-            self._publisher.flush()
-            self._reader.commit(self.stage.positions())
-            self._dirty = False
-        self.stage.drop({slot.partition for slot in slots})
+    def vanish(self) -> None:
+        """Go without a commit, as a killed process does; for tests and checks."""
+        self._loop.abandon()
+        self._publisher.close()

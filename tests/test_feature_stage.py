@@ -212,27 +212,27 @@ def test_restarts_at_random_positions_change_nothing(written, seed):
     log = log_of(written)
     is_done = False
     while not is_done:
-        loop = FeatureLoop(log, OPTIONS, batch=rng.choice((1, 7, 500)))
+        loop = FeatureLoop(log, OPTIONS, batch=rng.choice((1, 7, 500)), poll_s=0)
         left = rng.randrange(200, 4_000)
         while left > 0 and not is_done:
-            read = loop.step(0)
+            read = loop.step()
             left -= read
             is_done = read == 0
             if rng.random() < 0.05:
                 loop.commit()
         if is_done:
             loop.commit()
-        loop.close()
+        loop.vanish()
     assert rows_in(log) == reference
 
 
 def test_an_unreadable_record_becomes_a_dead_letter_with_its_coordinates(written):
     log = log_of([*written[:200], written[0]._replace(value=b"\xff{nonsense")])
-    loop = FeatureLoop(log, OPTIONS)
-    while loop.step(0):
+    loop = FeatureLoop(log, OPTIONS, poll_s=0)
+    while loop.step():
         pass
     loop.commit()
-    loop.close()
+    loop.vanish()
     letters = []
     for slot in slots_of(log, ["dead-letters"]):
         letters += [topics.decode("dead-letters", record.value) for record in log.reader({slot: 0}).read(100, 0)]

@@ -201,19 +201,19 @@ def run_in_memory(
     log.create_topics([TopicSpec(topic.name, topic.partitions, topic.config) for topic in TOPICS.values()])
     write_all(log, records)
     options, batch = options_of(settings), settings.streams.batch
-    loops = [FeatureLoop(log, options, batch=batch) for _ in range(workers)]
+    loops = [FeatureLoop(log, options, batch=batch, poll_s=0) for _ in range(workers)]
     kills = 0
     next_event = rng.randrange(2_000, 20_000) if rng else -1
     done = 0
-    while read := [loop.step(0) for loop in loops]:
+    while read := [loop.step() for loop in loops]:
         done += sum(read)
         if rng and done > next_event:
             next_event = done + rng.randrange(2_000, len(records) // 4 + 2_001)
             chosen = rng.randrange(len(loops))
             if rng.random() < 0.5:
                 loops[chosen].commit()
-            loops.pop(chosen).close()
-            loops.append(FeatureLoop(log, options, batch=batch))
+            loops.pop(chosen).vanish()
+            loops.append(FeatureLoop(log, options, batch=batch, poll_s=0))
             kills += 1
         elif not any(read):
             break
@@ -221,7 +221,7 @@ def run_in_memory(
             loops[0].commit()
     for loop in loops:
         loop.commit()
-        loop.close()
+        loop.vanish()
     predict = PredictLoop.of(settings, log)
     while predict.step(0):
         pass

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -114,11 +114,11 @@ def create_all_topics(log: KafkaLog) -> None:
 
 
 def result_of(
-    name: str, figures: dict[str, float], conditions: dict[str, object], *, passed: bool
+    name: str, figures: Mapping[str, float], conditions: Mapping[str, object], *, passed: bool
 ) -> dict[str, object]:
     """The one object that every verify and bench command prints."""
     machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load_1m": round(os.getloadavg()[0], 2)}
-    return {"name": name, "passed": passed, "figures": figures, "conditions": {**conditions, **machine}}
+    return {"name": name, "passed": passed, "figures": dict(figures), "conditions": {**conditions, **machine}}
 
 
 def wait_until(question: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.1) -> float:

@@ -34,7 +34,7 @@ def main(stage: str, bootstrap: str, prefix: str, settings_json: str, name: str)
         return
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     if stage == "loop":
-        FeatureLoop(log, options_of(settings), instance=name or None, batch=settings.streams.batch).run(stop)
+        FeatureLoop(log, options_of(settings), instance=name or None, batch=settings.streams.batch, stop=stop).run()
     else:
         from consumers import predict  # noqa: PLC0415
 

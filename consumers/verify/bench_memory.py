@@ -1,0 +1,184 @@
+"""`observator bench memory`: does any process keep more than it should, over millions of records?
+
+Order books with advancing times go into the topics at ten times live speed (Faust: live speed). Each process's own
+memory is sampled; the slope over records after the first fifth is given with its 95 % interval.
+"""
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from consumers.verify.deployment import Deployment, deployment
+from consumers.verify.disturbed import EXCHANGE, PARTITIONS, partition_for
+from consumers.verify.processes import result_of
+from infra.kafka import KafkaLog
+from streams.messages import Heartbeat, OrderBook, Trade, encode, key_of
+
+_LIMIT_MB = 1.0
+_MARKETS = 250
+_LIVE_RATE = 1_250
+
+
+class Load(threading.Thread):
+    """Writes books and trades of `_MARKETS` markets with their heartbeats at a rate; event time advances with it."""
+
+    def __init__(self, bootstrap: str, records: int, rate: float) -> None:
+        super().__init__(daemon=True)
+        self._log = KafkaLog(bootstrap)
+        self._records = records
+        self._rate = rate
+        self.written = 0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Write second after second of market time (`_LIVE_RATE` records each), paced by the rate."""
+        publisher = self._log.publisher(linger_ms=5)
+        markets = [f"KRW-M{number:03d}" for number in range(_MARKETS)]
+        places = [(key_of(EXCHANGE, market), partition_for(market)) for market in markets]
+        session = time.time_ns() // 1_000_000
+        at_ms = first_ms = session // 1000 * 1000
+        counts = {(topic, p): 0 for topic in ("orderbooks", "trades") for p in range(PARTITIONS)}
+        started = time.monotonic()
+        try:
+            self._beat(publisher, markets, counts, session, first_ms, first_ms)
+            while self.written < self._records:
+                for number in range(_LIVE_RATE):
+                    market, (key, partition) = markets[number % _MARKETS], places[number % _MARKETS]
+                    event_ms = at_ms + number * 1000 // _LIVE_RATE
+                    is_trade = number >= 4 * _MARKETS
+                    topic = "trades" if is_trade else "orderbooks"
+                    value = (_trade if is_trade else _book)(market, session, event_ms, number)
+                    publisher.publish(topic, key, value, partition)
+                    counts[topic, partition] += 1
+                    self.written += 1
+                at_ms += 1000
+                self._beat(publisher, markets, counts, session, at_ms, first_ms)
+                time.sleep(max(0.0, started + self.written / self._rate - time.monotonic()))
+            publisher.flush(60)
+        except Exception as error:  # noqa: BLE001 outermost of a thread: the bench raises it
+            self.error = error
+        finally:
+            self._log.close()
+
+    @staticmethod
+    def _beat(
+        publisher: Any, markets: list[str], counts: dict[tuple[str, int], int], session: int, at_ms: int, first_ms: int
+    ) -> None:
+        for (topic, partition), count in counts.items():
+            beat = Heartbeat(
+                exchange=EXCHANGE,
+                source="load",
+                session=session,
+                count=count,
+                event_ms=at_ms,
+                complete_from_ms=first_ms,
+                markets=[market for market in markets if partition_for(market) == partition],
+            )
+            publisher.publish(topic, "", encode(beat), partition)
+
+
+def _book(market: str, session: int, event_ms: int, number: int) -> bytes:
+    bid = 50_000.0 + (event_ms // 1000 * 7919 + number) % 100
+    return encode(
+        OrderBook(
+            exchange=EXCHANGE,
+            market=market,
+            source="load",
+            session=session,
+            exchange_ms=event_ms,
+            received_ns=event_ms * 1_000_000,
+            bid_prices=[bid - i for i in range(15)],
+            bid_sizes=[0.5 + i + number % 7 for i in range(15)],
+            ask_prices=[bid + 1 + i for i in range(15)],
+            ask_sizes=[0.5 + i + number % 5 for i in range(15)],
+        )
+    )
+
+
+def _trade(market: str, session: int, event_ms: int, number: int) -> bytes:
+    return encode(
+        Trade(
+            exchange=EXCHANGE,
+            market=market,
+            source="load",
+            session=session,
+            exchange_ms=event_ms,
+            trade_ms=event_ms,
+            received_ns=event_ms * 1_000_000,
+            trade_id=event_ms * 10_000 + number,
+            price=50_000.0,
+            size=0.1,
+            is_buy=number % 2 == 0,
+        )
+    )
+
+
+def bench_memory(*, quick: bool = False) -> dict[str, object]:
+    """Feed both runners; passes where the interval of every slope lies under the limit."""
+    plans = (("loop", 60_000, 12_500),) if quick else (("loop", 5_000_000, 12_500), ("faust", 1_000_000, 1_250))
+    figures: dict[str, float] = {}
+    is_met = True
+    for runner, records, rate in plans:
+        found = _feed(runner, records, rate)
+        figures |= found
+        slopes = [value for name, value in found.items() if name.endswith("MB per million, upper")]
+        is_met = is_met and (quick or all(slope <= _LIMIT_MB for slope in slopes))
+    return result_of("memory", figures, {"quick": quick, "markets": _MARKETS, "levels": 15}, passed=is_met)
+
+
+def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
+    described = {"feed": {"kind": "synthetic", "market_count": 1, "warmup_seconds": 0}, "streams": {"runner": runner}}
+    names = ["streams", "predict", "trade", "execute", "views"]
+    with deployment(described) as running:
+        running.start("sandbox", *names)
+        time.sleep(15)
+        load = Load(running.broker.bootstrap, records, rate)
+        load.start()
+        samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        while load.is_alive():
+            time.sleep(2.0 if records > 100_000 else 0.5)
+            running.children.require_alive()
+            for name in names:
+                samples[name].append((load.written / 1e6, running.own_memory_mb(name)))
+        if load.error:
+            raise load.error
+        figures = _drain(running, runner, records, rate)
+    for name, points in samples.items():
+        slope, error = slope_of([point for point in points if point[0] >= records / 5e6])
+        figures[f"{runner}, {name}: MB at the end"] = round(points[-1][1], 1)
+        figures[f"{runner}, {name}: MB per million records"] = round(slope, 3)
+        figures[f"{runner}, {name}: MB per million, upper"] = round(slope + 1.96 * error, 3)
+    return figures
+
+
+def _drain(running: Deployment, runner: str, records: int, rate: float) -> dict[str, float]:
+    """Wait until the stage has read everything; how far behind it was at the end of the load."""
+    behind = running.lag("features", ["orderbooks", "trades"])
+    started = time.monotonic()
+    while running.lag("features", ["orderbooks", "trades"]) and time.monotonic() - started < 300:
+        running.children.require_alive()
+        time.sleep(0.5)
+    return {
+        f"{runner}: records": records,
+        f"{runner}: records per second": rate,
+        f"{runner}: lag at the end": behind,
+        f"{runner}: seconds to drain": round(time.monotonic() - started, 1),
+        f"{runner}: feature rows": running.count("features"),
+    }
+
+
+def slope_of(points: list[tuple[float, float]]) -> tuple[float, float]:
+    """Least-squares slope and its standard error, the residuals' autocorrelation (lag 1) taken into account."""
+    if len(points) < 4:
+        return 0.0, 0.0
+    x, y = np.array(points).T
+    x = x - x.mean()
+    spread = float((x**2).sum())
+    slope = float((x * (y - y.mean())).sum() / spread)
+    residuals = y - y.mean() - slope * x
+    variance = float((residuals**2).sum()) / (len(x) - 2)
+    correlation = float((residuals[1:] * residuals[:-1]).sum() / max(float((residuals**2).sum()), 1e-12))
+    inflation = (1 + max(0.0, correlation)) / max(1e-3, 1 - max(0.0, correlation))
+    return slope, float(np.sqrt(variance / spread * inflation))

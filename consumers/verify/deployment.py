@@ -1,0 +1,78 @@
+"""A whole deployment in a folder of its own, its processes started one by one: what the benches and drills run on."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from consumers.verify.processes import Children, create_all_topics, own_broker
+from infra.configuration import save
+from infra.kafka import KafkaLog
+from infra.log import slots_of
+from infra.servers.kafka import KafkaServer
+from infra.settings import Settings
+
+
+class Deployment:
+    """The broker, the log and the children of one run; `start` takes the names of the `Procfile`."""
+
+    def __init__(self, settings: Settings, broker: KafkaServer, log: KafkaLog, children: Children) -> None:
+        self.settings = settings
+        self.broker = broker
+        self.log = log
+        self.children = children
+        self._file = settings.home / "settings.json"
+        save(settings, self._file)
+
+    def start(self, *names: str) -> None:
+        """Start processes as the supervisor would."""
+        for name in names:
+            self.children.start(name, ["-m", "observator", "process", name], {"OBSERVATOR_SETTINGS": str(self._file)})
+
+    def count(self, topic: str) -> int:
+        """Records in a topic now."""
+        return sum(end - begin for begin, end in self.log.bounds(slots_of(self.log, [topic])).values())
+
+    def lag(self, group: str, topics: list[str]) -> int:
+        """Records that a group has not committed yet."""
+        slots = slots_of(self.log, topics)
+        committed = self.log.committed(group, slots)
+        return sum(end - max(begin, committed.get(slot, 0)) for slot, (begin, end) in self.log.bounds(slots).items())
+
+    def cpu_seconds(self, name: str) -> float:
+        """User plus system time of one process so far."""
+        times = self.children.process(name).cpu_times()
+        return float(times.user + times.system)
+
+    def own_memory_mb(self, name: str) -> float:
+        """Memory that would be freed if the process ended now (unique set size)."""
+        return float(self.children.process(name).memory_full_info().uss) / 2**20
+
+
+@contextmanager
+def deployment(described: Mapping[str, Any]) -> Iterator[Deployment]:
+    """Start a broker with all topics in a temporary home; ends everything and removes the folder."""
+    home = Path(tempfile.mkdtemp(prefix="observator-bench-"))
+    try:
+        with own_broker(home) as broker:
+            settings = Settings.model_validate({**described, "home": home, "kafka": {"bootstrap": broker.bootstrap}})
+            (home / "logs").mkdir(exist_ok=True)
+            with KafkaLog(broker.bootstrap) as log, Children(home / "logs") as children:
+                create_all_topics(log)
+                yield Deployment(settings, broker, log, children)
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def settle(running: Deployment, topic: str, at_least: int, timeout_s: float) -> float:
+    """Wait until a topic holds a number of records; returns the seconds it took."""
+    started = time.monotonic()
+    while running.count(topic) < at_least:
+        running.children.require_alive()
+        if time.monotonic() - started > timeout_s:
+            raise TimeoutError(f"{topic}: fewer than {at_least} records after {timeout_s:.0f} s")
+        time.sleep(0.2)
+    return time.monotonic() - started
