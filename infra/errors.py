@@ -2,7 +2,9 @@
 
 ObservatorError
 ├── Retry                  try the same again later
-│   ├── DeliveryFailed     a record was not acknowledged by the log
+│   ├── DeliveryFailed     a record was not acknowledged by the log: publish it again
+│   │   └── DeliveryPending   not yet: it is still being tried, flush again
+│   ├── NotOwner           the group gave these partitions to somebody else: drop their state, read on
 │   ├── LogUnavailable     the log does not answer
 │   ├── TransactionAborted start over from the last committed offsets
 │   └── ExchangeUnavailable the exchange does not answer or is limiting us
@@ -12,8 +14,10 @@ ObservatorError
     ├── Fenced             another holder of the same id took over
     ├── BadSettings        a setting has a wrong name or value
     ├── TopicMissing       a topic was not created
+    ├── RecordsLost        records were deleted before they were read
     ├── Unsupported        what is asked for is not offered in this deployment
-    └── AlreadyRunning     a second instance beside the first
+    ├── AlreadyRunning     a second instance beside the first
+    └── DiskFull           a file cannot be written, nothing half-written is left
 """
 
 
@@ -27,6 +31,14 @@ class Retry(ObservatorError):
 
 class DeliveryFailed(Retry):
     """A record was not acknowledged by the log."""
+
+
+class DeliveryPending(DeliveryFailed):
+    """A record is not acknowledged yet; it is still being tried, so flush again rather than publish again."""
+
+
+class NotOwner(Retry):
+    """The group gave these partitions to another member; the offsets were not committed."""
 
 
 class LogUnavailable(Retry):
@@ -65,9 +77,17 @@ class TopicMissing(Stop):
     """A topic was not created; `observator topics create` does."""
 
 
+class RecordsLost(Stop):
+    """Records were deleted (retention) before they were read; the message names topic, partition and offsets."""
+
+
 class Unsupported(Stop):
     """What is asked for is not offered in this deployment."""
 
 
 class AlreadyRunning(Stop):
     """A second instance was started beside the first."""
+
+
+class DiskFull(Stop):
+    """A file cannot be written; the message says which, and nothing half-written is left."""

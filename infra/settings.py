@@ -5,21 +5,27 @@ are refused with the name. Secrets do not stand here: each process has its own s
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,8})?$")]
+"""Money and per cent: a decimal number as text, because it becomes a `Decimal`."""
+SignedNumber = Annotated[str, Field(pattern=r"^-?\d{1,15}(\.\d{1,8})?$")]
+MarketCode = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,10}-[A-Z0-9]{1,20}$")]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class KafkaSettings(_Part):
     """The broker."""
 
-    bootstrap: str = ""
+    bootstrap: str = Field(default="", pattern=r"^([^\s:,/]+:\d{1,5}(,[^\s:,/]+:\d{1,5})*)?$")
     """`host:port` of a broker that runs elsewhere; empty: our own, started by the supervisor."""
-    prefix: str = ""
+    prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
     """Put before every topic and group name, for example `replay-<run>-`."""
 
 
@@ -30,7 +36,7 @@ class FeedSettings(_Part):
     recording: Path | None = None
     speed: float = Field(default=1.0, gt=0)
     """How fast the feed's clock runs against ours."""
-    markets: list[str] = []
+    markets: list[MarketCode] = []
     """Markets to subscribe to; empty: all that the exchange lists in won (synthetic: the first `market_count`)."""
     market_count: int = Field(default=10, ge=1, le=500)
     books_per_second: float = Field(default=5.0, gt=0)
@@ -42,6 +48,12 @@ class FeedSettings(_Part):
     warmup_seconds: int = Field(default=600, ge=0)
     """Market time that is run at full speed before live speed, synthetic feed only."""
     stale_seconds: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _has_its_recording(self) -> Self:
+        if self.kind == "recording" and self.recording is None:
+            raise ValueError("the kind `recording` needs `feed.recording`, the file to play")
+        return self
 
 
 class GridSettings(_Part):
@@ -75,7 +87,7 @@ class SandboxSettings(_Part):
     """The exchange that stands in for Upbit. Port 0: chosen once and kept in the run folder."""
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     burn_refused_identifiers: bool = True
 
 
@@ -84,28 +96,34 @@ class PaperSettings(_Part):
 
     account: str = "paper"
     pocket: str = "paper-main"
-    cash: str = "10000000"
-    budget: str = "1000000"
-    entry_funds: str = "6000"
-    threshold_percent: str = "0.05"
-    fee_percent: str = "0.05"
-    stop_percent: str = "1.5"
-    hysteresis_percent: str = "0"
+    cash: Number = "10000000"
+    budget: Number = "1000000"
+    entry_funds: Number = "6000"
+    threshold_percent: SignedNumber = "0.05"
+    fee_percent: Number = "0.05"
+    stop_percent: Number = "1.5"
+    hysteresis_percent: SignedNumber = "0"
 
 
 class ExecuteSettings(_Part):
     """The order executor."""
 
-    instance: str = "ob"
+    instance: str = Field(default="ob", pattern=r"^[a-z0-9]{1,8}$")
     """Stands first in every identifier sent to the exchange; one per deployment that shares a key."""
     request_timeout_seconds: float = Field(default=3.0, gt=0, le=3)
+    longest_flight_seconds: float = Field(default=5.0, gt=0)
+    """A request that was sent arrives within this time or never; an order in doubt is looked for a second longer."""
+    maximum_order_funds: Number = "1000000"
+    """Largest total of one entry, whatever `trade` asks for."""
+    orders_per_minute: int = Field(default=120, ge=1)
+    """Entries per minute at most."""
 
 
 class DashboardSettings(_Part):
     """The page."""
 
     host: str = "127.0.0.1"
-    port: int = 8501
+    port: Port = 8501
 
 
 class Settings(_Part):
@@ -113,6 +131,8 @@ class Settings(_Part):
 
     home: Path = Path(".observator")
     """The run folder: broker data, databases, ports, logs, process ids."""
+    processes: list[str] = []
+    """The processes of the `Procfile` that run here; empty: all that these settings call for."""
     kafka: KafkaSettings = KafkaSettings()
     feed: FeedSettings = FeedSettings()
     grid: GridSettings = GridSettings()

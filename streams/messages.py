@@ -566,7 +566,7 @@ def key_of(exchange: str, market: str) -> str:
 # --- hashes and ids -----------------------------------------------------------------------------------------------
 
 
-def _feed(hasher: "hashlib.blake2b", value: Any) -> None:
+def _feed(hasher: "hashlib.blake2b | _Bytes", value: Any) -> None:
     """Add one value: a type byte, then its little-endian bytes (floats as their 8 bytes, texts with their length)."""
     if value is None:
         hasher.update(b"n")
@@ -608,12 +608,59 @@ def content_id(*parts: str | int) -> str:
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
         _feed(hasher, part)
-    return base64.b32encode(hasher.digest()).decode().rstrip("=").lower()
+    return _base32(hasher.digest())
+
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = tuple(first + second for first in _LETTERS for second in _LETTERS)
+
+
+def _base32(digest: bytes) -> str:
+    """16 bytes in lower-case base32 without padding; the library's own takes five times as long."""
+    bits = int.from_bytes(digest, "big") << 2
+    return "".join([_PAIRS[(bits >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def signal_id(exchange: str, market: str, bin_ms: int, horizon_ms: int, model_id: str, schema: str) -> str:
     """Id of a signal: the same content has the same id wherever and however often it is computed."""
     return content_id("signal", exchange, market, bin_ms, horizon_ms, model_id, schema)
+
+
+class SignalIds:
+    """The ids of a model's signals, as `signal_id` gives them, without hashing again what stays the same."""
+
+    def __init__(self, model_id: str, schema: str, horizons_ms: Iterable[int]) -> None:
+        self._tails = [_fed(horizon_ms, model_id, schema) for horizon_ms in horizons_ms]
+        self._heads: dict[tuple[str, str], hashlib.blake2b] = {}
+
+    def of(self, exchange: str, market: str, bin_ms: int) -> list[str]:
+        """One id per horizon."""
+        head = self._heads.get((exchange, market))
+        if head is None:
+            head = hashlib.blake2b(_fed("signal", exchange, market), digest_size=16)
+            self._heads[exchange, market] = head
+        middle = head.copy()
+        _feed(middle, bin_ms)
+        ids = []
+        for tail in self._tails:
+            hasher = middle.copy()
+            hasher.update(tail)
+            ids.append(_base32(hasher.digest()))
+        return ids
+
+
+class _Bytes(bytearray):
+    """Takes what a hasher would."""
+
+    update = bytearray.extend
+
+
+def _fed(*parts: str | int) -> bytes:
+    """The bytes that a hasher is fed with."""
+    fed = _Bytes()
+    for part in parts:
+        _feed(fed, part)
+    return bytes(fed)
 
 
 def intent_id(account: str, cause_kind: str, cause_id: str, purpose: str) -> str:

@@ -1,7 +1,8 @@
 """Who holds what, in exact integers: available and locked amounts per account and currency. Pure.
 
-Called by the sandbox exchange and the backtest. One unit of any currency is 10**20 atoms: a price of 1e-8 times a lot of
-1e-8 times a fee rate of 1e-4 is a whole number of atoms, so nothing is ever rounded. It must never hold a negative amount.
+Called by the sandbox exchange and the backtest. One unit of any currency is 10**20 atoms: a price of 1e-8 times a lot
+of 1e-8 times a fee rate of 1e-4 is a whole number of atoms, so nothing is ever rounded. It must never hold a negative
+amount.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Tick sizes by price, from the exchange's dated tables, in exact integers; called by the sandbox and by replays of history.
+"""Tick sizes by price, from the exchange's dated tables, in exact integers; called by the sandbox and by replays.
 
 Prices and ticks are integers of 1e-8 of the quote currency (`price_e8`). Live code asks the exchange's instruments
 call instead: this table is pure input for the past, and must never decide what a live price may be.

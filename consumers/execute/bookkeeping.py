@@ -1,0 +1,76 @@
+"""Turns what the exchange says of an order into fills, an end state and their events, in one journal transaction.
+
+`desk` calls it after every look at an order; a second call with the same order changes nothing.
+"""
+
+from decimal import Decimal, localcontext
+
+import msgspec
+
+from consumers.execute import events
+from consumers.execute.clock import MarketClock
+from consumers.execute.journal import AttemptRow, Journal
+from consumers.execute.venue import Order
+from streams.messages import OrderEvent, OrderIntent
+
+
+def record_order(journal: Journal, clock: MarketClock, intent: OrderIntent, identifier: str, order: Order) -> bool:
+    """Journal new executions and the end, if it has come; returns whether anything changed.
+
+    The end is told by the last `OrderFilled` (`is_final`) where the order is wholly filled, a market buy that ends in
+    `cancel` with dust included, and by `OrderCancelled` otherwise or where the last fill was told before the end.
+    """
+    with journal.transaction(), localcontext(prec=50):
+        before = journal.attempt(identifier)
+        if before is None or before.state != "ACKED":
+            return False
+        now_ms = clock.now_ms()
+        told, after = _add_fills(journal, intent, before, order, now_ms)
+        ends = _ends(order, after)
+        if ends is None:
+            journal.tell(told)
+            return bool(told)
+        if ends == "DONE" and told:
+            told[-1] = msgspec.structs.replace(told[-1], is_final=True)
+        else:
+            told.append(events.cancelled(intent, after, order.uuid, now_ms))
+        journal.settle(
+            after, attempt_state=ends, intent_state=ends, uuid=order.uuid, events=told, now_ms=clock.wall_ms()
+        )
+        return True
+
+
+def _add_fills(
+    journal: Journal, intent: OrderIntent, attempt: AttemptRow, order: Order, now_ms: int
+) -> tuple[list[OrderEvent], AttemptRow]:
+    new = journal.new_executions(order.uuid, order.executions)
+    if not new:
+        return [], attempt
+    told: list[OrderEvent] = []
+    fees = events.shares_of_fee(max(Decimal(0), order.paid_fee - attempt.paid_fee), new)
+    for execution, fee in zip(new, fees, strict=True):
+        attempt = attempt._replace(
+            executed_quantity=attempt.executed_quantity + execution.quantity,
+            executed_funds=attempt.executed_funds + execution.funds,
+            paid_fee=attempt.paid_fee + fee,
+        )
+        journal.add_fill(attempt, order.uuid, execution, fee)
+        told.append(events.filled(intent, order, execution, fee, attempt, now_ms))
+    journal.set_totals(attempt.identifier, attempt.executed_quantity, attempt.executed_funds, attempt.paid_fee)
+    return told, attempt
+
+
+def _ends(order: Order, attempt: AttemptRow) -> str | None:
+    """DONE or CANCELLED once nothing more can come and every execution is told; None before."""
+    if attempt.executed_quantity < order.executed_quantity:
+        return None
+    is_total = order.quantity is None
+    wanted = order.price if is_total else order.quantity
+    got = attempt.executed_funds if is_total else attempt.executed_quantity
+    if wanted is not None and wanted > 0 and got >= wanted:
+        return "DONE"
+    if not order.has_ended:
+        return None
+    if order.state == "done" or (order.order_type == "price" and attempt.executed_quantity > 0):
+        return "DONE"
+    return "CANCELLED"

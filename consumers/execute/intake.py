@@ -1,0 +1,133 @@
+"""Takes decisions from the log into the journal, and commits offsets last.
+
+`executor` calls `step` in its main loop. A partition's offset moves over a record only when the journal holds it and
+it is past its first attempt: what is redelivered after a crash ends at the journal's primary key.
+"""
+
+import base64
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from consumers.execute.clock import MarketClock
+from consumers.execute.crash import Reach
+from consumers.execute.desk import Task
+from consumers.execute.journal import Journal
+from infra.log import Log, Record, Slot, slots_of
+from streams import topics
+from streams.messages import DeadLetter, OrderIntent, encode
+
+logger = logging.getLogger(__name__)
+
+GROUP = "execute"
+TOPIC = "order-intents"
+BATCH = 100
+_UNDER_WAY = frozenset({"NEW", "RETRY", "SENDING"})
+
+
+class _Taken(NamedTuple):
+    offset: int
+    intent_id: str
+    """Empty for a record that needs no waiting."""
+
+
+class Intake:
+    """One reader of `order-intents`; there is one executor, so it takes all partitions without a group's membership."""
+
+    def __init__(
+        self, log: Log, journal: Journal, clock: MarketClock, route: Callable[[Task], None], reach: Reach
+    ) -> None:
+        self._log = log
+        self._journal = journal
+        self._clock = clock
+        self._route = route
+        self._reach = reach
+        self._taken: dict[Slot, deque[_Taken]] = {}
+        self._slots = slots = slots_of(log, [TOPIC])
+        bounds = log.bounds(slots)
+        committed = log.committed(GROUP, slots)
+        starts = {slot: _start(committed.get(slot), bounds[slot]) for slot in slots}
+        self._reader = log.reader(starts)
+
+    def close(self) -> None:
+        """Leave; what is not committed comes again."""
+        self._reader.close()
+
+    def behind(self) -> str | None:
+        """What could be read and is not, in words; for the watchdog. Raises errors of the log."""
+        for slot, (_, end) in self._log.bounds(self._slots).items():
+            if (position := self._reader.position(slot)) < end:
+                return f"{slot.topic}/{slot.partition} stands at {position} of {end}"
+        return None
+
+    def step(self, timeout_s: float) -> int:
+        """Journal what has come, plan it, commit what is done; returns the number of records."""
+        records = self._reader.read(BATCH, timeout_s)
+        for record in records:
+            self._reach("after_poll")
+            intent_id = self._take(record)
+            self._taken.setdefault(record.slot, deque()).append(_Taken(record.offset, intent_id))
+        self.commit()
+        return len(records)
+
+    def commit(self) -> None:
+        """Commit, per partition, everything up to the first record that is still under way."""
+        offsets: dict[Slot, int] = {}
+        for slot, taken in self._taken.items():
+            while taken and not self._is_under_way(taken[0]):
+                offsets[slot] = taken.popleft().offset + 1
+        if offsets:
+            self._reach("before_commit")
+            self._log.commit(GROUP, offsets)
+            self._reach("after_commit")
+
+    def _is_under_way(self, taken: _Taken) -> bool:
+        if not taken.intent_id:
+            return False
+        row = self._journal.intent(taken.intent_id)
+        return row is not None and row.state in _UNDER_WAY
+
+    def _take(self, record: Record) -> str:
+        """Journal one record; returns the intent that it waits for."""
+        try:
+            message = topics.decode(TOPIC, record.value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._bury(record, str(error))
+            return ""
+        self._clock.observe(message.event_ms, record.append_ms)
+        if isinstance(message, OrderIntent):
+            is_new = self._journal.add_intent(message, record)
+            self._reach("after_journal_new")
+            if is_new:
+                self._route(Task("send", message.id))
+            return message.id
+        if self._journal.add_cancel(message):
+            self._route(Task("cancel", message.id))
+        return ""
+
+    def _bury(self, record: Record, reason: str) -> None:
+        logger.error("%s/%d at %d cannot be read: %s", record.topic, record.partition, record.offset, reason)
+        letter = DeadLetter(
+            process="execute",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            key=record.key,
+            reason=reason,
+            value=base64.b64encode(record.value).decode(),
+            event_ms=self._clock.wall_ms(),
+        )
+        publisher = self._log.publisher()
+        publisher.publish("dead-letters", "execute", encode(letter))
+        publisher.close()
+
+
+def _start(committed: int | None, bounds: tuple[int, int]) -> int:
+    """Where to go on; a topic that was made anew since (its end lies before) is read from its start."""
+    first, end = bounds
+    if committed is None or committed > end:
+        return first
+    return max(committed, first)

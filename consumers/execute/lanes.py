@@ -1,0 +1,175 @@
+"""Lanes: threads that run the desk's tasks when they are due. Exits and cancels have a lane of their own.
+
+A slow answer to an entry therefore never delays an exit or a cancel. `executor` owns the lanes; a task that fails for
+a passing reason is tried again, any other failure ends the process (the journal knows where everything stands).
+"""
+
+import heapq
+import logging
+from collections.abc import Callable
+from threading import Condition, Thread
+
+from consumers.execute.desk import Task
+from consumers.execute.limits import RateBudget
+from consumers.execute.venue import Answer, Holding, Order, OrderRequest, Venue
+from infra.errors import Retry
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.5
+Runner = Callable[[Task], list[Task]]
+
+
+class Lane:
+    """Tasks by due time. Of one kind and id there is one, at its earliest due time, and it runs once at a time."""
+
+    def __init__(
+        self, name: str, run: Runner, route: Callable[[Task], None], now_s: Callable[[], float], workers: int = 1
+    ) -> None:
+        """`run` does a task, `route` takes the tasks that follow (it may put them into this lane or another)."""
+        self.failure: BaseException | None = None
+        self._name = name
+        self._run = run
+        self._route = route
+        self._now_s = now_s
+        self._ready = Condition()
+        self._due: dict[tuple[str, str], float] = {}
+        self._heap: list[tuple[float, int, Task]] = []
+        self._count = 0
+        self._running: set[tuple[str, str]] = set()
+        self._is_open = True
+        self._has_trouble = False
+        self._threads = [Thread(target=self._work, name=f"{name}-{n}", daemon=True) for n in range(workers)]
+
+    def start(self) -> None:
+        """Begin to work."""
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, task: Task) -> None:
+        """Plan a task; earlier wins over what was planned for the same kind and id."""
+        key = (task.kind, task.id)
+        due_s = self._now_s() + task.delay_s
+        with self._ready:
+            planned_s = self._due.get(key)
+            if planned_s is not None and planned_s <= due_s:
+                return
+            self._due[key] = due_s
+            self._count += 1
+            heapq.heappush(self._heap, (due_s, self._count, task))
+            self._ready.notify()
+
+    def close(self, timeout_s: float) -> bool:
+        """Start nothing more and wait for what runs; False where something still ran after `timeout_s`."""
+        with self._ready:
+            self._is_open = False
+            self._ready.notify_all()
+        end_s = self._now_s() + timeout_s
+        for thread in self._threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, end_s - self._now_s()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _next(self) -> Task | None:
+        with self._ready:
+            while self._is_open:
+                wait_s = self._wait_s()
+                if wait_s == 0.0:
+                    due_s, _, task = heapq.heappop(self._heap)
+                    key = (task.kind, task.id)
+                    if self._due.get(key) != due_s:
+                        continue
+                    if key in self._running:
+                        heapq.heappush(self._heap, (due_s, self._count, task))
+                        self._ready.wait(0.01)
+                        continue
+                    del self._due[key]
+                    self._running.add(key)
+                    return task
+                self._ready.wait(wait_s)
+            return None
+
+    def _wait_s(self) -> float | None:
+        if not self._heap:
+            return None
+        return max(0.0, self._heap[0][0] - self._now_s())
+
+    def _work(self) -> None:
+        while (task := self._next()) is not None:
+            try:
+                followers = self._run(task)
+                if self._has_trouble:
+                    self._has_trouble = False
+                    logger.info("%s goes on", self._name)
+            except Retry as error:
+                if not self._has_trouble:
+                    self._has_trouble = True
+                    logger.warning("%s waits: %s", self._name, error)
+                followers = [Task(task.kind, task.id, RETRY_S)]
+            except BaseException as error:  # noqa: BLE001 - the outermost loop of a thread: the process ends by it
+                self.failure = error
+                return
+            finally:
+                with self._ready:
+                    self._running.discard((task.kind, task.id))
+                    self._ready.notify()
+            for follower in followers:
+                self._route(follower)
+
+
+class PacedVenue:
+    """A venue whose calls wait for the pocket's rate budget; urgent ones may use its reserve."""
+
+    def __init__(
+        self,
+        venue: Venue,
+        orders: RateBudget,
+        others: RateBudget,
+        sleep: Callable[[float], object],
+        *,
+        is_urgent: bool,
+    ) -> None:
+        self._venue = venue
+        self._orders = orders
+        self._others = others
+        self._sleep = sleep
+        self._is_urgent = is_urgent
+
+    def _wait(self, budget: RateBudget) -> None:
+        while (wait_s := budget.take(is_urgent=self._is_urgent)) > 0:
+            self._sleep(wait_s)
+
+    def place(self, request: OrderRequest, identifier: str) -> Answer:
+        """Send one order when the budget allows."""
+        self._wait(self._orders)
+        return self._venue.place(request, identifier)
+
+    def find(self, identifier: str) -> Order | None:
+        """Look one up when the budget allows."""
+        self._wait(self._others)
+        return self._venue.find(identifier)
+
+    def order(self, uuid: str) -> Order | None:
+        """Look one up when the budget allows."""
+        self._wait(self._others)
+        return self._venue.order(uuid)
+
+    def open_orders(self) -> list[Order]:
+        """List when the budget allows."""
+        self._wait(self._others)
+        return self._venue.open_orders()
+
+    def closed_orders(self, market: str) -> list[Order]:
+        """List when the budget allows."""
+        self._wait(self._others)
+        return self._venue.closed_orders(market)
+
+    def cancel(self, uuid: str) -> bool:
+        """Cancel when the budget allows."""
+        self._wait(self._others)
+        return self._venue.cancel(uuid)
+
+    def holdings(self) -> list[Holding]:
+        """Ask for the holdings when the budget allows."""
+        self._wait(self._others)
+        return self._venue.holdings()

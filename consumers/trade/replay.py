@@ -1,0 +1,132 @@
+"""The same decisions once more: folds recorded inputs in their recorded order, and restores a stopped process.
+
+`restore` is called by `consumers.trade.runner` at every start and after an aborted transaction, `replay` by tests
+and by `verify parity`. Neither publishes anything.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from consumers.trade import inputs
+from consumers.trade.fold import Fold, Output, owns_all
+from consumers.trade.state import MARKET_VIEW, Parameters, Shared, State, decode_account, decode_shared, money_context
+from infra.errors import RecordsLost
+from infra.log import Log, Slot
+from streams import messages as m
+from streams import topics
+
+logger = logging.getLogger(__name__)
+
+
+class Shard(NamedTuple):
+    """The pockets that one process owns, as partitions of the pocket-keyed topics."""
+
+    partitions: tuple[int, ...] = tuple(range(topics.BY_POCKET))
+
+    @property
+    def home(self) -> int:
+        """The partition of `trade-inputs` and of the shared snapshot."""
+        return self.partitions[0]
+
+    @property
+    def transactional_id(self) -> str:
+        """One holder at a time per pocket group."""
+        return f"trade-{self.partitions[0]}-{self.partitions[-1]}"
+
+
+class Restored(NamedTuple):
+    """Where a process stands after its start."""
+
+    fold: Fold
+    positions: dict[Slot, int]
+    """Next offset of every input partition."""
+
+
+class _Snapshot(NamedTuple):
+    state: m.AccountState
+    cursor: Mapping[str, int]
+
+
+def _snapshots(log: Log, shard: Shard) -> dict[str, _Snapshot]:
+    """The latest snapshot per account, and of what they share."""
+    found: dict[str, _Snapshot] = {}
+    for record in inputs.read_to_end(log, [Slot("account-states", partition) for partition in shard.partitions]):
+        if record.value:
+            state: m.AccountState = topics.decode("account-states", record.value)
+            found[state.account] = _Snapshot(state, state.cursor)
+    return found
+
+
+def _entries(log: Log, slot: Slot, first: int) -> Iterator[m.TradeInput]:
+    for record in inputs.read_to_end(log, [slot], {slot: first}):
+        yield topics.decode("trade-inputs", record.value)
+
+
+def restore(log: Log, shard: Shard, parameters: Parameters, owns: Callable[[str], bool] = owns_all) -> Restored:
+    """Rebuild the committed state: the snapshots, then the inputs recorded after them, silently.
+
+    The shared snapshot is older than the accounts' own: an account joins where its snapshot was taken.
+    """
+    waiting = _snapshots(log, shard)
+    view = waiting.pop(MARKET_VIEW, None)
+    shared = Shared() if view is None else decode_shared(view.state.state)
+    cursor: Mapping[str, int] = {} if view is None else view.cursor
+    fold = Fold(parameters, money_context(), owns, State(shared=shared))
+    firsts = inputs.first_offsets(log)
+    positions = {slot: cursor.get(inputs.slot_name(slot), first) for slot, first in firsts.items()}
+    home = Slot("trade-inputs", shard.home)
+    ranges = inputs.RangeReader(log, {slot: max(positions[slot], firsts[slot]) for slot in positions})
+    try:
+        for entry in _entries(log, home, cursor.get(inputs.slot_name(home), 0)):
+            _admit(fold, waiting, entry)
+            if inputs.is_covered(entry, cursor):
+                continue
+            _fold_again(fold, entry, ranges)
+            if entry.kind == "range":
+                positions[Slot(entry.topic, entry.partition)] = entry.last + 1
+    finally:
+        ranges.close()
+    _admit(fold, waiting, None)
+    return Restored(fold, {slot: max(offset, firsts[slot]) for slot, offset in positions.items()})
+
+
+def _fold_again(fold: Fold, entry: m.TradeInput, ranges: inputs.RangeReader) -> None:
+    """Fold one recorded input; market data that retention took are passed over, people's will and orders never."""
+    try:
+        inputs.fold_entry(fold, entry, ranges)
+    except RecordsLost as error:
+        if entry.topic in ("controls", "order-events"):
+            raise
+        logger.warning("the state is rebuilt without some old market data: %s", error)
+
+
+def _admit(fold: Fold, waiting: dict[str, _Snapshot], entry: m.TradeInput | None) -> None:
+    """Put accounts in whose snapshot does not yet hold `entry` (all of them at the end)."""
+    ready = [name for name, one in waiting.items() if entry is None or not inputs.is_covered(entry, one.cursor)]
+    if not ready:
+        return
+    for name in ready:
+        fold.state.accounts[name] = decode_account(waiting.pop(name).state.state)
+    fold.state.accounts = dict(sorted(fold.state.accounts.items()))
+
+
+def replay(
+    log: Log,
+    parameters: Parameters,
+    shard: Shard | None = None,
+    owns: Callable[[str], bool] = owns_all,
+    fold: Fold | None = None,
+) -> Iterator[Output]:
+    """Fold everything that `trade-inputs` names, from the beginning, and yield what comes out: what trade published.
+
+    Pass `fold` (fresh) to look at its state afterwards. Raises `RecordsLost` where retention took inputs away.
+    """
+    home = Slot("trade-inputs", (shard or Shard()).home)
+    again = Fold(parameters, money_context(), owns) if fold is None else fold
+    ranges = inputs.RangeReader(log, inputs.first_offsets(log))
+    try:
+        for entry in _entries(log, home, 0):
+            yield from inputs.fold_entry(again, entry, ranges)
+    finally:
+        ranges.close()

@@ -1,0 +1,680 @@
+"""The command line: one verb, one function, each calls into one room. The only file that knows all rooms.
+
+Verbs import what they need when they run, so that help answers at once.
+"""
+
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from infra.errors import BadSettings, ObservatorError, Retry, Stop, TopicMissing, Unsupported
+
+if TYPE_CHECKING:
+    from infra.kafka import KafkaLog
+    from infra.log import TopicSpec
+    from infra.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PROCESSES = {
+    "sandbox": "producers.sandbox.server:run",
+    "feed": "producers.upbit.feed:run",
+    "streams": "streams.runner:run",
+    "streams-faust": "streams.app:run",
+    "predict": "consumers.predict:run",
+    "trade": "consumers.trade.runner:run",
+    "execute": "consumers.execute.executor:run",
+    "views": "consumers.views:run",
+}
+"""Where each process of the `Procfile` begins; `kafka` and `page` become another program."""
+
+VERIFY: dict[str, str] = {
+    "orders": "consumers.execute.verify:verify_orders",
+    "parity": "observator:parity",
+    "recovery": "consumers.verify.recovery:verify_recovery",
+    "restarts": "consumers.verify.restarts:verify_restarts",
+}
+"""What `verify` can show: name to `module:function`, called with `quick` and what further options it names."""
+
+BENCH: dict[str, str] = {
+    "features": "consumers.verify.bench_features:bench_features",
+    "memory": "consumers.verify.bench_memory:bench_memory",
+    "tick-to-signal": "consumers.verify.bench_latency:bench_tick_to_signal",
+}
+"""What `bench` can measure."""
+
+BAD_USAGE = 2
+DEMO_HOME = Path(".observator/demo")
+
+app = typer.Typer(
+    name="observator",
+    help="Automatic trading on Upbit, driven by the order book, on Kafka. Orders are paper orders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
+app.add_typer(topics_app, name="topics")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Seconds = Annotated[
+    float | None, typer.Option(min=0.001, help="Live seconds after the warm-up; without: until Ctrl-C.")
+]
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    settings: Annotated[Path | None, typer.Option(help="Settings file instead of observator.toml.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Run folder instead of the settings' one.")] = None,
+) -> None:
+    """Keep what all verbs share."""
+    context.obj = {"file": settings, "home": home}
+
+
+@app.command()
+def version(*, as_json: Json = False) -> None:
+    """Print the version and what it runs on."""
+    import platform  # noqa: PLC0415 - help must answer at once
+    from importlib.metadata import version as version_of  # noqa: PLC0415 - same
+
+    from infra.servers.kafka import VERSION  # noqa: PLC0415 - same
+
+    found = {"observator": version_of("observator"), "python": platform.python_version(), "kafka": VERSION}
+    _print(found, is_json=as_json)
+
+
+@app.command()
+def doctor(context: typer.Context, *, as_json: Json = False) -> None:
+    """Look over this machine and the settings; each finding with its remedy."""
+    from infra.doctor import show  # noqa: PLC0415 - help must answer at once
+
+    if not show(lambda: _settings(context), _topic_specs(), as_json=as_json):
+        raise typer.Exit(1)
+
+
+@app.command("show-config")
+def show_config(context: typer.Context, *, as_json: Json = False) -> None:
+    """Print every setting as it is in force, secrets masked."""
+    from infra.configuration import flat  # noqa: PLC0415 - help must answer at once
+
+    _print(flat(_settings(context)), is_json=as_json)
+
+
+@topics_app.command("create")
+def topics_create(context: typer.Context, *, as_json: Json = False) -> None:
+    """Create the topics that are missing; existing ones are left alone."""
+    with _open_log(_settings(context)) as log:
+        created = log.create_topics(_topic_specs())
+    _print({"created": created}, is_json=as_json)
+
+
+@topics_app.command("list")
+def topics_list(context: typer.Context, *, as_json: Json = False) -> None:
+    """List the topics with partitions and number of records."""
+    from infra.log import slots_of  # noqa: PLC0415 - help must answer at once
+
+    rows: list[dict[str, Any]] = []
+    with _open_log(_settings(context)) as log:
+        for spec in _topic_specs():
+            try:
+                bounds = log.bounds(slots_of(log, [spec.name]))
+            except TopicMissing:
+                rows.append({"topic": spec.name, "partitions": "missing", "records": ""})
+                continue
+            count = sum(end - first for first, end in bounds.values())
+            rows.append({"topic": spec.name, "partitions": len(bounds), "records": count})
+    _table("Topics", rows, is_json=as_json)
+
+
+@app.command()
+def up(context: typer.Context) -> None:
+    """Start everything and leave it running; data of earlier runs are kept."""
+    from infra import supervisor  # noqa: PLC0415 - help must answer at once
+    from infra.servers.kafka import wait_ready  # noqa: PLC0415 - same
+    from infra.terminal import Screen  # noqa: PLC0415 - same
+
+    settings = _settings(context)
+    _refuse_unreachable(settings)
+    with Screen(sys.stderr).phases() as phases:
+        phases.begin("Preparing Kafka")
+        _prepare_kafka(settings, phases.progress)
+        phases.begin("Starting the processes")
+        names = supervisor.up(settings, settings.home)
+        phases.begin("Waiting for Kafka")
+        bootstrap = _bootstrap(settings)
+        wait_ready(bootstrap, 90)
+        phases.begin("Creating the topics")
+        with _open_log(settings) as log:
+            log.create_topics(_topic_specs())
+        phases.finish()
+    typer.echo(f"Running: {', '.join(names)}. Page: http://{settings.dashboard.host}:{settings.dashboard.port}")
+
+
+@app.command()
+def down(
+    context: typer.Context,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds after which processes are ended by force.")] = 15,
+) -> None:
+    """Stop everything that `up` or a demo started in this run folder."""
+    from infra import supervisor  # noqa: PLC0415 - help must answer at once
+
+    home = _settings(context).home
+    typer.echo(f"Stopped {home}." if supervisor.down(home, timeout) else f"Nothing ran on {home}.")
+
+
+@app.command()
+def status(context: typer.Context, *, as_json: Json = False) -> None:
+    """Show the processes; exit code 1 where one is not running."""
+    from infra import supervisor  # noqa: PLC0415 - help must answer at once
+
+    home = _settings(context).home
+    found = supervisor.status(home)
+    rows = [{**one._asdict(), "uptime_s": round(one.uptime_s)} for one in found]
+    if not found and not as_json:
+        typer.echo(f"Nothing runs on {home}.")
+    else:
+        _table(f"Processes of {home}", rows, is_json=as_json)
+    if not found or any(one.state not in {"running", "starting"} for one in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    process: Annotated[str | None, typer.Argument(help="One process; without: all.")] = None,
+    *,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is added.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="How many of the last lines of each.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """Print the processes' logs."""
+    from infra import logfiles  # noqa: PLC0415 - help must answer at once
+
+    with suppress(KeyboardInterrupt):
+        for name, line in logfiles.read(_settings(context).home, process, follow=follow, lines=lines):
+            if as_json:
+                typer.echo(json.dumps({"process": name, "line": line}, ensure_ascii=False))
+            else:
+                typer.echo(logfiles.readable(line) if process else f"{name:>10} | {logfiles.readable(line)}")
+
+
+@app.command()
+def demo(
+    context: typer.Context,
+    seconds: Seconds = None,
+    recording: Annotated[Path | None, typer.Option(help="Play this file of raw frames instead.")] = None,
+    feed: Annotated[Literal["synthetic", "upbit"] | None, typer.Option(help="The market.")] = None,
+    home: Annotated[Path | None, typer.Option(help=f"Run folder, emptied first; default {DEMO_HOME}.")] = None,
+    *,
+    keep: Annotated[bool, typer.Option("--keep", help="Go on with the data of the demo before.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run everything in a folder of its own and show it live; ends with a summary."""
+    from consumers import demo as demo_room  # noqa: PLC0415 - help must answer at once
+    from consumers import demo_view  # noqa: PLC0415 - same
+    from infra.terminal import Screen  # noqa: PLC0415 - same
+
+    stop = threading.Event()
+    chosen: dict[str, Any] = {"home": home or context.obj["home"] or DEMO_HOME}
+    if recording is not None:
+        if feed is not None:
+            raise typer.BadParameter("--recording and --feed exclude each other")
+        if not recording.is_file():
+            raise BadSettings(f"The recording {recording} does not exist.")
+        chosen["feed"] = {"kind": "recording", "recording": recording}
+    elif feed is not None:
+        chosen["feed"] = {"kind": feed}
+    settings = _settings(context, chosen)
+    _refuse_unreachable(settings)
+    screen = Screen(sys.stderr if as_json else sys.stdout)
+    with demo_room.stopping_on((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop):
+        demo_room.prepare_home(settings.home, keep=keep)
+        settings = _with_free_page(settings)
+        with screen.phases() as phases:
+            phases.begin("Preparing Kafka")
+            _prepare_kafka(settings, phases.progress)
+            phases.finish()
+        run = demo_room.Demo(
+            settings, lambda: _bootstrap(settings), lambda: _open_log(settings), screen, seconds, stop=stop
+        )
+        summary, problem = run.run()
+    file = demo_room.write_summary(settings.home, summary)
+    screen.show(demo_view.closing(summary, demo_view.Facts(settings, seconds)))
+    screen.say(f"The same as figures: {file}")
+    if as_json:
+        typer.echo(json.dumps(summary, ensure_ascii=False))
+    if problem:
+        raise Stop(problem)
+
+
+@app.command(hidden=True)
+def process(
+    context: typer.Context,
+    name: str,
+    worker: Annotated[int, typer.Option(help="Which of several equal workers.")] = 0,
+) -> None:
+    """Run one process of the `Procfile` in the foreground until SIGTERM or SIGINT."""
+    from infra import logs as lines  # noqa: PLC0415 - help must answer at once
+
+    lines.set_up(name, stream=sys.stdout)
+    os.environ["OBSERVATOR_WORKER"] = str(worker)
+    stop = threading.Event()
+    for one in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(one, lambda *_: stop.set())
+    try:
+        _run_process(name, _settings(context), stop)
+    except (BadSettings, Unsupported) as error:
+        logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+        raise typer.Exit(BAD_USAGE) from error
+    except ObservatorError as error:
+        logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 - same
+        raise typer.Exit(1) from error
+    except Exception as error:
+        logger.exception("ended by an error")
+        raise typer.Exit(1) from error
+
+
+@app.command()
+def record(
+    context: typer.Context,
+    out: Annotated[Path, typer.Argument(help="File to write; `.gz` packs it.")],
+    seconds: Annotated[float, typer.Option(min=1, help="How long.")] = 60,
+    feed: Annotated[Literal["synthetic", "upbit"] | None, typer.Option(help="The market.")] = None,
+) -> None:
+    """Write the raw frames of the public stream into a file that `demo --recording` plays."""
+    from consumers.demo import stopping_on  # noqa: PLC0415 - help must answer at once
+    from producers.upbit import recorder  # noqa: PLC0415 - same
+
+    settings = _settings(context, {"feed": {"kind": feed}} if feed else None)
+    _refuse_unreachable(settings)
+    stop = threading.Event()
+    with stopping_on((signal.SIGINT, signal.SIGTERM), stop):
+        frames = recorder.record(settings, out, seconds, stop)
+    typer.echo(f"{frames:,} frames in {out}.")
+
+
+@app.command()
+def read(
+    context: typer.Context,
+    topic: str,
+    from_: Annotated[str | None, typer.Option("--from", help="First event time: ISO 8601 or milliseconds.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Event time to stop before.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="Write the records as columns into this file.")] = None,
+) -> None:
+    """Print a stretch of a topic as JSON lines, or write it as Parquet."""
+    from streams import columns, topics  # noqa: PLC0415 - help must answer at once
+
+    if topic not in topics.TOPICS:
+        raise typer.BadParameter(f"there is no topic {topic!r}; there are {', '.join(topics.TOPICS)}")
+    between = (_time_ms(from_), _time_ms(to))
+    with _open_log(_settings(context)) as log:
+        if parquet is not None:
+            frame = columns.read_frame(log, topic, *between, limit)
+            frame.to_parquet(parquet)
+            typer.echo(f"{len(frame)} records in {parquet}.")
+            return
+        stretch = columns.Stretch()
+        for record, _ in columns.read_records(log, topic, *between, limit, stretch=stretch):
+            place = f'{{"partition":{record.partition},"offset":{record.offset},"append_ms":{record.append_ms},"key":'
+            typer.echo(f'{place}{json.dumps(record.key)},"value":{record.value.decode()}}}')
+        for where in stretch.unreadable:
+            typer.echo(f"cannot be read: {where}", err=True)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    model: Annotated[Literal["linear"], typer.Option(help="Kind of model.")] = "linear",
+    from_: Annotated[str | None, typer.Option("--from", help="First event time of the rows.")] = None,
+    to: Annotated[str | None, typer.Option("--to", help="Event time to stop before.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the model; default: the run folder's models.")] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Train a model on the feature rows in the log and keep it with its card."""
+    from rich.console import Console  # noqa: PLC0415 - help must answer at once
+
+    from models.forecast import artefact, registry  # noqa: PLC0415 - same
+    from models.forecast import train as training  # noqa: PLC0415 - same
+    from streams.columns import read_records  # noqa: PLC0415 - same
+    from streams.messages import Features  # noqa: PLC0415 - same
+
+    settings = _settings(context)
+    is_synthetic = settings.feed.kind == "synthetic"
+    origin = training.Origin(f"{model}-{settings.feed.kind}", "synthetic" if is_synthetic else "recording")
+    with _open_log(settings) as log:
+        found = read_records(log, "features", _time_ms(from_), _time_ms(to))
+        rows = (message for _, message in found if isinstance(message, Features))
+        made = training.train(rows, origin, None if is_synthetic else training.SHORT_RECIPE, _tell)
+    file = out or registry.folder(settings.home) / f"{made.id}.json"
+    artefact.write(made, file)
+    if as_json:
+        _print({"id": made.id, "file": str(file)}, is_json=True)
+    else:
+        Console().print(training.report(made))
+        typer.echo(f"Kept as {file}; setting predict.model = {made.id!r} uses it.")
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What to show; `list` names all.")],
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Small figures, for the tests.")] = False,
+    trials: Annotated[int | None, typer.Option(min=1, help="Number of trials where it has some.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show that a promise holds on this machine; exit code 0 only where it does."""
+    further = {} if trials is None else {"trials": trials}
+    _run_figures(context, VERIFY, name, {"quick": quick, **further}, is_json=as_json)
+
+
+@app.command()
+def bench(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="What to measure; `list` names all.")],
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="Small figures, for the tests.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure against a target; exit code 0 only where it is met."""
+    _run_figures(context, BENCH, name, {"quick": quick}, is_json=as_json)
+
+
+def main() -> None:
+    """Enter here; an error of ours is one clear line on stderr, never a traceback."""
+    try:
+        app()
+    except BadSettings as error:
+        _fail(error, BAD_USAGE)
+    except ObservatorError as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+def _fail(error: ObservatorError, code: int) -> None:
+    print(f"observator: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def parity(*, quick: bool = False) -> dict[str, object]:
+    """`verify parity` over the recordings at hand (`OBSERVATOR_DATA`, else `../shared/data`) and a made log."""
+    from consumers.verify.disturbed import Written  # noqa: PLC0415 - help must answer at once
+    from consumers.verify.parity import verify_parity  # noqa: PLC0415 - same
+    from producers.upbit.replay_source import records_of_recording  # noqa: PLC0415 - same
+
+    folder = Path(os.environ.get("OBSERVATOR_DATA") or Path(__file__).parent.parent / "shared" / "data") / "upbit_ws"
+    recordings = {}
+    for file in sorted(folder.glob("upbit_ws_raw_*.log.gz")):
+        outputs = records_of_recording(file, grid_ms=1000, lateness_ms=500, session=1_700_000_000_000)
+        recordings[file.name] = [Written(0, one.topic, one.partition, one.key, one.value) for one in outputs]
+    return verify_parity(recordings, quick=quick)
+
+
+# --- what verbs share ---------------------------------------------------------------------------------------------
+
+
+def _settings(context: typer.Context, overrides: dict[str, Any] | None = None) -> "Settings":
+    from infra.configuration import load  # noqa: PLC0415 - help must answer at once
+
+    given = dict(overrides or {})
+    if context.obj["home"] is not None:
+        given.setdefault("home", context.obj["home"])
+    return load(context.obj["file"], given)
+
+
+def _bootstrap(settings: "Settings") -> str:
+    """The broker's address."""
+    from infra.servers.ports import port_of  # noqa: PLC0415 - help must answer at once
+
+    return settings.kafka.bootstrap or f"127.0.0.1:{port_of(settings.home, 'kafka')}"
+
+
+def _open_log(settings: "Settings") -> "KafkaLog":
+    from infra.kafka import KafkaLog  # noqa: PLC0415 - help must answer at once
+
+    return KafkaLog(_bootstrap(settings), settings.kafka.prefix)
+
+
+def _topic_specs() -> "list[TopicSpec]":
+    from infra.log import TopicSpec  # noqa: PLC0415 - help must answer at once
+    from streams.topics import TOPICS  # noqa: PLC0415 - same
+
+    return [TopicSpec(one.name, one.partitions, one.config) for one in TOPICS.values()]
+
+
+def _prepare_kafka(settings: "Settings", tell: Callable[[float, float, str], None]) -> None:
+    """Fetch the broker's jars where they are missing; nothing to do beside an external broker."""
+    from infra.servers.jars import default_cache  # noqa: PLC0415 - help must answer at once
+    from infra.servers.kafka import KafkaServer  # noqa: PLC0415 - same
+
+    if not settings.kafka.bootstrap:
+        server = KafkaServer(settings.home, default_cache(os.environ))
+        server.prepare(lambda what, done, total: tell(done, total, what))
+
+
+def _refuse_unreachable(settings: "Settings") -> None:
+    from infra.reach import why_unreachable  # noqa: PLC0415 - help must answer at once
+
+    if settings.feed.kind == "upbit":
+        from producers.upbit.addresses import REAL_REST  # noqa: PLC0415 - only this feed needs it
+
+        if reason := why_unreachable("The exchange Upbit", f"{REAL_REST}/v1/market/all"):
+            raise Stop(reason)
+    if settings.feed.kind == "recording" and not (settings.feed.recording and settings.feed.recording.is_file()):
+        raise BadSettings("The feed is a recording, and `feed.recording` names no file that exists.")
+
+
+def _with_free_page(settings: "Settings") -> "Settings":
+    """The demo's page takes another port where the usual one is in use."""
+    from infra.servers.ports import is_free, port_of  # noqa: PLC0415 - help must answer at once
+
+    if is_free(settings.dashboard.port):
+        return settings
+    page = settings.dashboard.model_copy(update={"port": port_of(settings.home, "page")})
+    return settings.model_copy(update={"dashboard": page})
+
+
+def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None:
+    """Run a process to its end; raises `Stop` where it ends although nobody asked."""
+    if name == "kafka":
+        from infra.servers.jars import default_cache  # noqa: PLC0415 - only this process needs it
+        from infra.servers.kafka import KafkaServer  # noqa: PLC0415 - same
+
+        KafkaServer(settings.home, default_cache(os.environ)).run_foreground()
+        return
+    if name == "page":
+        _become_page(settings)
+    place = "streams-faust" if name == "streams" and settings.streams.runner == "faust" else name
+    if place not in PROCESSES:
+        raise BadSettings(f"There is no process {name!r}; there are kafka, page, {', '.join(PROCESSES)}.")
+    run = _function(PROCESSES[place])
+    if name == "sandbox":
+        run(settings, stop)
+    else:
+        with _open_log(settings) as log:
+            if _wait_for_log(settings, log, stop):
+                if name != "predict":  # it writes its own, with the model that serves
+                    _open_run(name, settings, log)
+                with _lines_into_the_log(name, log):
+                    run(settings, log, stop)
+    if not stop.is_set() and place != "streams-faust":  # Faust takes the signals itself
+        raise Stop("it ended although nobody asked it to")
+
+
+def _become_page(settings: "Settings") -> None:
+    from infra.servers.ports import is_free  # noqa: PLC0415 - only this process needs it
+
+    page = settings.dashboard
+    if not is_free(page.port):
+        raise Stop(f"Port {page.port} of the page is in use; end what uses it or set dashboard.port.")
+    script = Path(__file__).parent / "dashboard" / "app.py"
+    options = {
+        "server.address": page.host,
+        "server.port": str(page.port),
+        "server.headless": "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+    }
+    arguments = [sys.executable, "-m", "streamlit", "run", str(script), *(f"--{k}={v}" for k, v in options.items())]
+    sys.stdout.flush()
+    os.execv(sys.executable, arguments)  # noqa: S606 - no shell, our own arguments
+
+
+def _open_run(name: str, settings: "Settings", log: "KafkaLog") -> None:
+    """Write what this process runs with: parity is claimed per manifest."""
+    from infra.manifest import as_fields, file_hash, make_manifest  # noqa: PLC0415 - only processes need it
+    from streams.messages import RunManifest, encode  # noqa: PLC0415 - same
+
+    root = Path(__file__).parent
+    manifest = make_manifest(
+        name,
+        settings.model_dump(mode="json"),
+        started_ms=int(time.time() * 1000),
+        root=root,
+        kernel_hash=file_hash(root / "streams" / "market" / "kernels.py"),
+        backend="numba-cpu" if name in {"streams", "predict"} else "",
+    )
+    publisher = log.publisher(linger_ms=0)
+    publisher.publish("manifests", name, encode(RunManifest(**as_fields(manifest))))
+    publisher.close()
+
+
+@contextmanager
+def _lines_into_the_log(name: str, log: "KafkaLog") -> Iterator[None]:
+    """Copy this process's log lines into the topic `logs`."""
+    from infra.logs import PublishHandler  # noqa: PLC0415 - only processes need it
+    from streams.messages import LogLine, encode  # noqa: PLC0415 - same
+
+    publisher = log.publisher(linger_ms=100)
+
+    def publish(record: logging.LogRecord) -> None:
+        at_ms, level = int(record.created * 1000), record.levelname.lower()
+        line = LogLine(process=name, level=level, logger=record.name, text=record.getMessage(), event_ms=at_ms)
+        publisher.publish("logs", name, encode(line))
+
+    handler = PublishHandler(publish)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        with suppress(ObservatorError):
+            publisher.close()
+
+
+def _wait_for_log(settings: "Settings", log: "KafkaLog", stop: threading.Event) -> bool:
+    """Wait until the log answers and has its topics; says so every few seconds. False where it was told to stop."""
+    told_at = 0.0
+    while not stop.is_set():
+        try:
+            for spec in _topic_specs():
+                log.partitions(spec.name)
+        except (Retry, TopicMissing) as error:
+            if time.monotonic() - told_at > 5:
+                told_at = time.monotonic()
+                logger.info("waiting for the log at %s: %s", log.bootstrap, error)
+            if _bootstrap(settings) != log.bootstrap:
+                raise Stop("the broker has moved to another port") from error
+            stop.wait(0.2)
+        else:
+            return True
+    return False
+
+
+def _function(place: str) -> Callable[..., Any]:
+    module, name = place.split(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def _run_figures(
+    context: typer.Context, known: dict[str, str], name: str, options: dict[str, Any], *, is_json: bool
+) -> None:
+    if name == "list":
+        _table("", [{"name": one} for one in known], is_json=is_json)
+        return
+    if name not in known:
+        raise typer.BadParameter(f"there is no {name!r}; there are {', '.join(known) or 'none yet'}")
+    del context
+    with _stderr_only():
+        found: dict[str, Any] = _function(known[name])(**options)
+    if is_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        _table(
+            f"{found['name']}: {'passed' if found['passed'] else 'NOT passed'}",
+            [{"figure": key, "value": value} for key, value in found["figures"].items()]
+            + [{"figure": f"({key})", "value": value} for key, value in found["conditions"].items()],
+            is_json=False,
+        )
+    if not found["passed"]:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _stderr_only() -> Iterator[None]:
+    """Keep stdout for the one object: what a measurement prints meanwhile goes to stderr, its logging too."""
+    from contextlib import redirect_stdout  # noqa: PLC0415 - help must answer at once
+
+    from infra import logs as lines  # noqa: PLC0415 - same
+
+    lines.set_up("observator", level="WARNING", is_json=False)
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def _time_ms(text: str | None) -> int | None:
+    """An event time in ms from ISO 8601 (with its zone, else local time) or digits."""
+    if text is None:
+        return None
+    if text.isdigit():
+        return int(text)
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither ISO 8601 nor milliseconds") from None
+
+
+def _tell(what: str, done: int, total: int) -> None:
+    print(f"{what} ({done} of {total})", file=sys.stderr)
+
+
+def _print(found: dict[str, Any], *, is_json: bool) -> None:
+    if is_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+        return
+    for name, value in found.items():
+        typer.echo(f"{name} = {', '.join(value) if isinstance(value, list) else value}")
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]], *, is_json: bool) -> None:
+    from infra.terminal import Screen, Section  # noqa: PLC0415 - help must answer at once
+
+    if is_json:
+        typer.echo(json.dumps(list(rows), ensure_ascii=False))
+        return
+    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
+    Screen().show([Section(title, cells, [name.replace("_", " ") for name in rows[0]] if rows else ())])
+
+
+if __name__ == "__main__":
+    main()

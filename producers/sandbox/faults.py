@@ -1,0 +1,98 @@
+"""Faults by name, switched on through the control interface: what a real exchange and a real network do at times.
+
+Called by `rest` around every request it serves. Decides only; `rest` carries out. Draws come from a seeded generator.
+"""
+
+import random
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from producers.sandbox.refusals import OrderRefused
+
+Name = Literal[
+    "lost-request", "lost-answer", "late-answer", "late-request", "refused", "server-error", "rate-limited", "get-lag",
+    "crash-before", "crash-after",
+]  # fmt: skip
+NAMES: tuple[str, ...] = get_args(Name)
+"""lost-request: dropped unread. lost-answer: done, then the connection drops. late-answer: done, answered after
+`seconds`. late-request: held for `seconds`, then done, whether or not the client is still there. refused: `error`, the
+identifier burned as `burn` says (null: as the exchange is switched). server-error: 500, done before where `is_done`.
+rate-limited: 429. get-lag: done, but look-ups do not see the order for `seconds`. crash-before and crash-after: the
+process kills itself before the request is done, or after it is done and before the answer."""
+
+
+@dataclass(slots=True)
+class Fault:
+    """One switched-on fault; `count` null means until switched off."""
+
+    name: str
+    method: str = "POST"
+    path: str = "/v1/orders"
+    count: int | None = 1
+    probability: float = 1.0
+    seconds: float = 1.0
+    error: str = "insufficient_funds_bid"
+    burn: bool | None = None
+    is_done: bool = False
+    drawn: int = 0
+
+    def matches(self, method: str, path: str) -> bool:
+        """Whether it is meant for such a request."""
+        return self.method in {"*", method} and self.path in {"*", path} and (self.count is None or self.count > 0)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "method": (str,),
+    "path": (str,),
+    "count": (int, type(None)),
+    "probability": (int, float),
+    "seconds": (int, float),
+    "error": (str,),
+    "burn": (bool, type(None)),
+    "is_done": (bool,),
+}
+
+
+def read(body: Any) -> Fault:
+    """Read one fault; raises `OrderRefused` (`bad_request`) for nonsense."""
+    if not isinstance(body, dict) or body.get("name") not in NAMES:
+        raise OrderRefused("bad_request", f"name must be one of {', '.join(NAMES)}")
+    for key, value in body.items():
+        if key not in _TYPES or not isinstance(value, _TYPES[key]):
+            raise OrderRefused("bad_request", f"{key} is unknown or has a wrong value")
+    fault = Fault(**body)
+    is_count_good = fault.count is None or fault.count > 0
+    if not (0 < fault.probability <= 1 and 0 <= fault.seconds <= 3600 and is_count_good):
+        raise OrderRefused("bad_request", "count, probability or seconds is out of range")
+    return fault
+
+
+class Faults:
+    """The faults that are switched on, in order: the first one that matches and is drawn happens."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - drawing faults is no secret
+        self._faults: list[Fault] = []
+
+    def add(self, fault: Fault) -> None:
+        """Switch one on."""
+        self._faults.append(fault)
+
+    def clear(self) -> None:
+        """Switch all off."""
+        self._faults.clear()
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is switched on, and how often each happened."""
+        return [asdict(fault) for fault in self._faults]
+
+    def draw(self, method: str, path: str) -> Fault | None:
+        """The fault that this request meets, if any."""
+        for fault in self._faults:
+            if fault.matches(method, path) and self._random.random() < fault.probability:
+                if fault.count is not None:
+                    fault.count -= 1
+                fault.drawn += 1
+                return fault
+        return None

@@ -1,0 +1,659 @@
+"""The executor's parts one by one: lanes, budgets, journal failures, relay, clock, start-up, private websocket."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from consumers.execute import events
+from consumers.execute.attempts import Burn, OnAbsent, OnAnswer, Rules, after_burning, on_absent, on_answer
+from consumers.execute.bookkeeping import record_order
+from consumers.execute.clock import FRESH_MS, OTHER_MARKET_MS, MarketClock
+from consumers.execute.desk import Desk, Parts, Task
+from consumers.execute.executor import Options, run_executor
+from consumers.execute.journal import Journal, JournalFailed
+from consumers.execute.lanes import Lane, PacedVenue
+from consumers.execute.limits import RateBudget, RiskGate, RiskLimits
+from consumers.execute.reconcile import reconcile
+from consumers.execute.relay import publish_outbox, relay
+from consumers.execute.venue import (
+    Accepted,
+    Answer,
+    Duplicate,
+    Execution,
+    Holding,
+    Order,
+    OrderRequest,
+    Refused,
+    Unclear,
+    burning_request,
+    request_of,
+)
+from consumers.execute.wakeup import identifier_of, listen
+from infra.errors import AlreadyRunning, DeliveryFailed, DeliveryPending, ExchangeUnavailable, Unsupported
+from infra.log import Record
+from infra.memory_log import MemoryLog
+from producers.sandbox.synthetic import Plan
+from producers.sandbox.thread import SandboxThread
+from streams import messages as m
+
+
+def intent_of(name: str, **values: object) -> m.OrderIntent:
+    fields: dict[str, object] = {
+        "id": name,
+        "account": "paper",
+        "pocket": "paper-main",
+        "exchange": "upbit",
+        "market": "KRW-BTC",
+        "side": "sell",
+        "order_type": "market",
+        "price": None,
+        "quantity": Decimal(6),
+        "funds": None,
+        "time_in_force": "",
+        "purpose": "exit",
+        "cause_kind": "signal",
+        "cause_id": name,
+        "event_ms": 1000,
+        "expires_ms": 2000,
+        "reason": "test",
+    }
+    return m.OrderIntent(**(fields | values))  # type: ignore[arg-type]
+
+
+RECORD = Record("order-intents", 0, 0, 0, "paper-main", b"")
+
+
+def order_of(identifier: str, state: str = "wait", **values: object) -> Order:
+    fields: dict[str, object] = {
+        "uuid": f"u-{identifier}",
+        "identifier": identifier,
+        "market": "KRW-BTC",
+        "order_type": "market",
+        "state": state,
+        "price": None,
+        "quantity": Decimal(6),
+        "executed_quantity": Decimal(0),
+        "paid_fee": Decimal(0),
+        "executions": (),
+    }
+    return Order(**(fields | values))  # type: ignore[arg-type]
+
+
+class Exchange:
+    """An exchange of one order that says what it is told to say."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.orders: dict[str, Order] = {}
+        self.open: list[Order] = []
+        self.cancelled: list[str] = []
+        self.is_away = False
+
+    def place(self, _request: OrderRequest, identifier: str) -> Answer:
+        answer = self.answers.pop(0) if self.answers else Accepted(order_of(identifier))
+        if isinstance(answer, Accepted):
+            self.orders[identifier] = answer.order
+        return answer
+
+    def find(self, identifier: str) -> Order | None:
+        if self.is_away:
+            raise ExchangeUnavailable("away")
+        return self.orders.get(identifier)
+
+    def order(self, uuid: str) -> Order | None:
+        return self.find(uuid.removeprefix("u-"))
+
+    def open_orders(self) -> list[Order]:
+        if self.is_away:
+            raise ExchangeUnavailable("away")
+        return self.open
+
+    def closed_orders(self, _market: str) -> list[Order]:
+        return []
+
+    def cancel(self, uuid: str) -> bool:
+        self.cancelled.append(uuid)
+        return True
+
+    def holdings(self) -> list[Holding]:
+        return []
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    journal = Journal(tmp_path / "db" / "execution.sqlite")
+    yield journal
+    journal.close()
+
+
+def desk_of(journal: Journal, exchange: Exchange, now: list[float] | None = None) -> Desk:
+    now = now or [0.0]
+
+    def now_s() -> float:
+        return now[0]
+
+    clock = MarketClock(now_s, lambda: 0)
+    return Desk(Parts(journal, exchange, RiskGate(RiskLimits(), now_s), clock, now_s, Rules()))
+
+
+# --- the protocol
+
+
+def test_what_follows_from_an_answer() -> None:
+    assert on_answer(Accepted(order_of("i")), "entry") is OnAnswer.ACKNOWLEDGE
+    assert on_answer(Refused("x", ""), "exit") is OnAnswer.REJECT
+    assert on_answer(Refused("x", "", is_passing=True), "entry") is OnAnswer.REJECT
+    assert on_answer(Refused("x", "", is_passing=True), "protective-exit") is OnAnswer.NEXT_ATTEMPT
+    assert on_answer(Duplicate(), "exit") is OnAnswer.LOOK_UP
+    assert on_answer(Unclear("x"), "entry") is OnAnswer.LOOK_UP
+
+
+def test_an_entry_never_takes_another_attempt() -> None:
+    rules = Rules()
+    for burn in Burn:
+        assert on_absent("entry", burn, rules.settle_s - 0.1, rules) is OnAbsent.WAIT
+        assert on_absent("entry", burn, rules.settle_s, rules) is OnAbsent.EXPIRE
+    assert rules.settle_s > rules.longest_flight_s
+
+
+def test_an_exit_burns_first() -> None:
+    rules = Rules()
+    assert on_absent("exit", Burn.NONE, rules.settle_s, rules) is OnAbsent.BURN
+    assert on_absent("exit", Burn.REFUSED, rules.settle_s, rules) is OnAbsent.BURN
+    assert on_absent("exit", Burn.BURNED, 0.0, rules) is OnAbsent.WAIT
+    assert on_absent("exit", Burn.BURNED, rules.settle_s, rules) is OnAbsent.NEXT_ATTEMPT
+    assert on_absent("exit", Burn.KEPT, rules.settle_s, rules) is OnAbsent.NEXT_ATTEMPT
+    assert after_burning(Burn.NONE, Refused("invalid_price_ask", "")) is Burn.REFUSED
+    assert after_burning(Burn.REFUSED, Refused("invalid_price_ask", "")) is Burn.KEPT
+    assert after_burning(Burn.REFUSED, Duplicate()) is Burn.BURNED
+    assert after_burning(Burn.NONE, Unclear("x")) is Burn.NONE
+    assert after_burning(Burn.NONE, Refused("x", "", is_passing=True)) is Burn.NONE
+
+
+def test_requests() -> None:
+    sell = intent_of("a")
+    assert request_of(sell) == OrderRequest("KRW-BTC", "ask", "market", None, Decimal(6), "")
+    best = intent_of("a", side="buy", order_type="best", funds=Decimal(7000), quantity=None, time_in_force="ioc")
+    assert request_of(best) == OrderRequest("KRW-BTC", "bid", "best", Decimal(7000), None, "ioc")
+    burning = burning_request(sell)
+    assert burning.price is not None
+    assert burning.price > 10**9
+    cheap = burning_request(best).price
+    assert cheap is not None
+    assert cheap < Decimal("1e-9")
+
+
+# --- journal
+
+
+def test_a_full_disk_stops_everything(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    journal._connection.execute("PRAGMA query_only=ON")
+    with pytest.raises(JournalFailed, match="nothing is sent"):
+        desk_of(journal, exchange).send("a")
+    assert not exchange.orders
+    journal._connection.execute("PRAGMA query_only=OFF")
+    row = journal.intent("a")
+    assert row is not None
+    assert row.state == "NEW"
+
+
+def test_a_transaction_is_all_or_nothing(journal: Journal) -> None:
+    def fail() -> None:
+        with journal.transaction():
+            journal.add_intent(intent_of("a"), RECORD)
+            _ = 1 / 0
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert journal.intent("a") is None
+
+
+def test_one_journal_one_executor(journal: Journal, tmp_path: Path) -> None:
+    assert journal.newest_intent() is None
+    with pytest.raises(AlreadyRunning, match="stop it first"):
+        Journal(tmp_path / "db" / "execution.sqlite")
+
+
+def test_a_damaged_journal_lets_the_lock_go(tmp_path: Path) -> None:
+    path = tmp_path / "execution.sqlite"
+    path.write_bytes(b"no database" * 100)
+    for _ in range(2):
+        with pytest.raises(Exception, match="not a database"):
+            Journal(path)
+
+
+def test_the_journal_is_durable(journal: Journal, tmp_path: Path) -> None:
+    assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    journal.add_intent(intent_of("a"), RECORD)
+    with sqlite3.connect(tmp_path / "db" / "execution.sqlite") as other:
+        assert other.execute("SELECT state FROM intent").fetchall() == [("NEW",)]
+    other.close()
+
+
+# --- desk
+
+
+def test_fees_are_shared_exactly() -> None:
+    executions = [Execution(str(n), Decimal(1), Decimal(1), Decimal(funds)) for n, funds in enumerate((1, 1, 1))]
+    shares = events.shares_of_fee(Decimal(1), executions)
+    assert sum(shares) == 1
+    assert events.shares_of_fee(Decimal(2), [Execution("x", Decimal(1), Decimal(0), Decimal(0))]) == [Decimal(2)]
+
+
+def test_fills_in_several_looks(journal: Journal) -> None:
+    intent = intent_of("a", order_type="limit", price=Decimal(10))
+    journal.add_intent(intent, RECORD)
+    desk = desk_of(journal, Exchange())
+    desk.send("a")
+    clock = MarketClock(lambda: 0.0, lambda: 0)
+    one = Execution("t1", Decimal(10), Decimal(2), Decimal(20))
+    two = Execution("t2", Decimal(10), Decimal(4), Decimal(40))
+    part = order_of("ob-a-1", executed_quantity=Decimal(2), paid_fee=Decimal("0.01"), executions=(one,))
+    assert record_order(journal, clock, intent, "ob-a-1", part)
+    assert not record_order(journal, clock, intent, "ob-a-1", part)
+    behind = order_of("ob-a-1", "done", executed_quantity=Decimal(6), executions=(one,))
+    assert not record_order(journal, clock, intent, "ob-a-1", behind)
+    whole = order_of("ob-a-1", "done", executed_quantity=Decimal(6), paid_fee=Decimal("0.03"), executions=(one, two))
+    assert record_order(journal, clock, intent, "ob-a-1", whole)
+    assert not record_order(journal, clock, intent, "ob-a-1", whole)
+    told = [row.payload for row in journal.unpublished()]
+    assert b'"is_final":false' in told[-2]
+    assert b'"is_final":true' in told[-1]
+    assert b'"fee":"0.02"' in told[-1]
+    assert b'"executed_funds":"60"' in told[-1]
+
+
+def test_partly_filled_then_cancelled(journal: Journal) -> None:
+    intent = intent_of("a", order_type="limit", price=Decimal(10))
+    journal.add_intent(intent, RECORD)
+    exchange = Exchange()
+    desk = desk_of(journal, exchange)
+    assert desk.send("a")[0].kind == "follow"
+    one = Execution("t1", Decimal(10), Decimal(2), Decimal(20))
+    exchange.orders["ob-a-1"] = order_of(
+        "ob-a-1", "cancel", executed_quantity=Decimal(2), paid_fee=Decimal("0.01"), executions=(one,)
+    )
+    assert desk.follow("ob-a-1") == []
+    assert desk.follow("ob-a-1") == []
+    row = journal.intent("a")
+    assert row is not None
+    assert row.state == "CANCELLED"
+    assert b"order-cancelled" in journal.unpublished()[-1].payload
+
+
+def test_an_order_the_exchange_forgot_is_asked_for_again(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    desk = desk_of(journal, exchange)
+    desk.send("a")
+    exchange.orders.clear()
+    delays = [desk.follow("ob-a-1")[0].delay_s for _ in range(9)]
+    assert delays == sorted(delays)
+    assert delays[-1] == Rules().follow_slowest_s
+
+
+def test_cancel_before_it_was_sent(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    cancel = m.CancelIntent(id="c", account="paper", pocket="paper-main", intent_id="a", event_ms=0, reason="test")
+    assert journal.add_cancel(cancel)
+    assert not journal.add_cancel(cancel)
+    desk = desk_of(journal, Exchange())
+    assert desk.cancel("c") == [Task("cancel", "c")]
+    assert desk.cancel("c") == []
+    assert desk.cancel("c") == []
+    assert desk.send("a") == []
+
+
+def test_cancel_while_in_doubt_waits(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout")]
+    desk = desk_of(journal, exchange)
+    assert desk.send("a")[0].kind == "resolve"
+    journal.add_cancel(
+        m.CancelIntent(id="c", account="paper", pocket="paper-main", intent_id="a", event_ms=0, reason="test")
+    )
+    assert [task.kind for task in desk.cancel("c")] == ["cancel"]
+    exchange.orders["ob-a-1"] = order_of("ob-a-1")
+    assert desk.resolve("ob-a-1") == [Task("follow", "ob-a-1")]
+    assert desk.resolve("ob-a-1") == [Task("follow", "ob-a-1")]
+    assert [task.kind for task in desk.cancel("c")] == ["cancel", "follow"]
+    assert exchange.cancelled == ["u-ob-a-1"]
+
+
+def test_an_account_in_doubt_takes_no_entry(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    entry = intent_of("b", purpose="entry", side="buy", order_type="price", funds=Decimal(6000), quantity=None)
+    journal.add_intent(entry, RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout")]
+    desk = desk_of(journal, exchange)
+    desk.send("a")
+    assert [task.kind for task in desk.send("b")] == ["send"]
+    assert list(exchange.orders) == []
+
+
+def test_a_burning_order_that_was_taken_is_cancelled(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout")]
+    now = [0.0]
+    desk = desk_of(journal, exchange, now)
+    desk.send("a")
+    desk.resolve("ob-a-1")
+    now[0] = 100.0
+    assert desk.resolve("ob-a-1")[0].kind == "follow"
+    assert exchange.cancelled == ["u-ob-a-1"]
+
+
+def test_no_key_and_no_such_identifier(journal: Journal) -> None:
+    journal.add_intent(intent_of("a", pocket="somebody"), RECORD)
+    journal.add_intent(intent_of("b" * 70), RECORD)
+    exchange = Exchange()
+    desk = desk_of(journal, exchange)
+    assert desk.send("a") == []
+    assert desk.send("b" * 70) == []
+    assert desk.send("nobody") == []
+    assert not exchange.orders
+    told = [row.payload for row in journal.unpublished()]
+    assert b"no-key" in told[0]
+    assert b"bad-identifier" in told[1]
+    with pytest.raises(KeyError):
+        desk.resolve("nobody")
+
+
+# --- limits
+
+
+def test_limits() -> None:
+    now = [0.0]
+    gate = RiskGate(RiskLimits(Decimal(10_000), 2), lambda: now[0])
+    entry = intent_of("a", purpose="entry", order_type="limit", price=Decimal(1000))
+    names = [refusal.name for refusal in [gate.refusal(intent_of("x", quantity=None))] if refusal]
+    assert names == ["bad-amount"]
+    assert gate.refusal(entry) is None
+    gate.set_minimum("KRW-BTC", Decimal(7000))
+    assert gate.minimums == {"KRW-BTC": Decimal(7000)}
+    refusal = gate.refusal(entry)
+    assert refusal is not None
+    assert refusal.name == "under-minimum"
+    large = gate.refusal(intent_of("b", funds=Decimal(20_000)))
+    assert large is not None
+    assert large.name == "over-maximum"
+    assert gate.refusal(intent_of("b", funds=Decimal(8000))) is None
+    many = gate.refusal(intent_of("b", funds=Decimal(8000)))
+    assert many is not None
+    assert many.name == "too-many"
+    now[0] = 61.0
+    assert gate.refusal(intent_of("b", funds=Decimal(8000))) is None
+
+
+def test_urgent_calls_may_use_the_reserve() -> None:
+    now = [0.0]
+    budget = RateBudget(4.0, 2.0, lambda: now[0])
+    assert [budget.take(is_urgent=False) for _ in range(2)] == [0.0, 0.0]
+    assert budget.take(is_urgent=False) > 0
+    assert [budget.take(is_urgent=True) for _ in range(2)] == [0.0, 0.0]
+    assert budget.take(is_urgent=True) == 0.25
+    now[0] = 1.0
+    assert budget.take(is_urgent=False) == 0.0
+    venue = PacedVenue(Exchange(), RateBudget(1.0, 0.0, time.monotonic), budget, time.sleep, is_urgent=False)
+    venue.place(request_of(intent_of("a")), "i")
+    began_s = time.monotonic()
+    venue.place(request_of(intent_of("a")), "i")
+    assert time.monotonic() - began_s > 0.8
+
+
+# --- lanes
+
+
+def test_a_lane_keeps_the_earliest_and_tries_again() -> None:
+    done: list[str] = []
+    is_done = threading.Event()
+    lane: Lane
+
+    def run(task: Task) -> list[Task]:
+        done.append(task.id)
+        if done.count("troubled") == 1 and task.id == "troubled":
+            raise ExchangeUnavailable("away")
+        if task.id == "last":
+            is_done.set()
+        return [Task("send", "last", 0.0)] if task.id == "troubled" else []
+
+    lane = Lane("test", run, lambda task: lane.put(task), time.monotonic)  # noqa: PLW0108 - it is bound a line later
+    lane.put(Task("send", "later", 60.0))
+    lane.put(Task("send", "twice", 0.2))
+    lane.put(Task("send", "twice", 0.0))
+    lane.put(Task("send", "twice", 0.3))
+    lane.put(Task("send", "troubled"))
+    lane.start()
+    assert is_done.wait(10)
+    assert lane.close(5)
+    assert done == ["twice", "troubled", "troubled", "last"]
+
+
+def test_a_lane_runs_a_task_once_at_a_time_and_fails_loudly() -> None:
+    running: list[int] = [0, 0]
+    lock = threading.Lock()
+
+    def run(task: Task) -> list[Task]:
+        if task.kind == "cancel":
+            raise JournalFailed("full")
+        with lock:
+            running[0] += 1
+            running[1] = max(running)
+        time.sleep(0.05)
+        with lock:
+            running[0] -= 1
+        return []
+
+    lane = Lane("test", run, lambda _: None, time.monotonic, workers=3)
+    lane.start()
+    for _ in range(10):
+        lane.put(Task("follow", "same"))
+        time.sleep(0.01)
+    lane.put(Task("cancel", "x"))
+    end_s = time.monotonic() + 5
+    while lane.failure is None and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert isinstance(lane.failure, JournalFailed)
+    assert lane.close(5)
+    assert running[1] == 1
+
+
+# --- clock
+
+
+def test_market_time() -> None:
+    now, wall = [0.0], [1_000_000_000]
+    clock = MarketClock(lambda: now[0], lambda: wall[0], speed=2.0)
+    assert clock.now_ms() == 0
+    clock.observe(5_000_000, wall[0])
+    now[0] = 1.0
+    assert clock.now_ms() == 5_002_000
+    clock.observe(5_001_000, wall[0])
+    assert clock.now_ms() == 5_002_000
+    intent = intent_of("a", event_ms=5_001_000, expires_ms=5_004_000)
+    assert not clock.is_stale(intent, wall[0])
+    assert clock.is_stale(intent, wall[0] - 2_000)
+    now[0] = 3.0
+    assert clock.is_stale(intent, wall[0])
+    far = 5_000_000 + 3 * OTHER_MARKET_MS
+    clock.observe(far, wall[0])
+    clock.observe(5_000_000, wall[0] - FRESH_MS - 1)
+    assert clock.now_ms() == far
+    clock.observe(5_000_000, wall[0])
+    assert clock.now_ms() == 5_000_000
+    assert clock.wall_ms() == wall[0]
+
+
+# --- start-up
+
+
+def test_start_up_compares_orders(journal: Journal) -> None:
+    exchange = Exchange()
+    desk = desk_of(journal, exchange)
+    for name in ("open", "ended", "waiting", "given-up"):
+        journal.add_intent(intent_of(name), RECORD)
+    desk.send("open")
+    desk.send("ended")
+    exchange.answers = [Unclear("timeout")]
+    desk.send("given-up")
+    attempt = journal.attempt("ob-given-up-1")
+    assert attempt is not None
+    journal.settle(attempt, attempt_state="ABSENT", intent_state="EXPIRED")
+    done = Execution("t", Decimal(1), Decimal(6), Decimal(6))
+    exchange.orders["ob-ended-1"] = order_of("ob-ended-1", "done", executed_quantity=Decimal(6), executions=(done,))
+    exchange.open = [order_of("ob-open-1"), order_of("ob-given-up-1"), order_of("foreign")]
+    journal.add_cancel(
+        m.CancelIntent(id="c", account="paper", pocket="paper-main", intent_id="open", event_ms=0, reason="")
+    )
+    tasks = reconcile(desk, journal, exchange, Rules(), lambda _: False, 0)
+    assert tasks is not None
+    assert {(task.kind, task.id) for task in tasks} == {
+        ("follow", "ob-open-1"),
+        ("follow", "ob-given-up-1"),
+        ("send", "waiting"),
+        ("cancel", "c"),
+    }
+    assert not journal.add_external("u-foreign", "foreign", "KRW-BTC", 0)
+    ended, given_up = journal.intent("ended"), journal.intent("given-up")
+    assert ended is not None
+    assert given_up is not None
+    assert (ended.state, given_up.state) == ("DONE", "ACKED")
+    assert desk.adopt(order_of("ob-given-up-1")) == []
+
+
+def test_start_up_waits_for_the_exchange(journal: Journal) -> None:
+    exchange = Exchange()
+    exchange.is_away = True
+    waits: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return len(waits) == 3
+
+    assert reconcile(desk_of(journal, exchange), journal, exchange, Rules(), wait, 0) is None
+    assert len(waits) == 3
+
+
+# --- telling
+
+
+class Flaky:
+    """A publisher that fails first."""
+
+    def __init__(self, failures: list[Exception]) -> None:
+        self.failures = failures
+        self.values: list[bytes] = []
+        self.is_closed = False
+
+    def publish(self, topic: str, key: str, value: bytes, partition: int | None = None) -> None:
+        del topic, key, partition
+        self.values.append(value)
+
+    def flush(self, timeout_s: float = 10.0) -> None:
+        del timeout_s
+        if self.failures:
+            raise self.failures.pop(0)
+
+    def close(self) -> None:
+        self.is_closed = True
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+def test_an_event_is_marked_only_when_acknowledged(journal: Journal) -> None:
+    journal.tell([events.rejected(intent_of("a"), 0, "x", "y", 0)])
+    flaky = Flaky([DeliveryFailed("lost")])
+    with pytest.raises(DeliveryFailed):
+        publish_outbox(journal, flaky, lambda: 1)
+    assert len(journal.unpublished()) == 1
+    flaky.failures = [DeliveryPending("not yet")]
+    assert publish_outbox(journal, flaky, lambda: 1) == 1
+    assert journal.unpublished() == []
+    assert flaky.values[0] == flaky.values[1]
+
+
+def test_the_relay_takes_a_new_publisher(journal: Journal) -> None:
+    made: list[Flaky] = []
+
+    class Log(MemoryLog):
+        def publisher(self, *, linger_ms: float = 5.0) -> Flaky:  # type: ignore[override]
+            del linger_ms
+            made.append(Flaky([DeliveryFailed("lost"), DeliveryFailed("still")] if not made else []))
+            return made[-1]
+
+    journal.tell([events.rejected(intent_of("a"), 0, "x", "y", 0)])
+    stop = threading.Event()
+    thread = threading.Thread(target=relay, args=(journal, Log(), stop, lambda: 1))
+    thread.start()
+    end_s = time.monotonic() + 5
+    while journal.unpublished() and time.monotonic() < end_s:
+        time.sleep(0.02)
+    stop.set()
+    thread.join(5)
+    assert len(made) == 2
+    assert all(publisher.is_closed for publisher in made)
+    assert journal.unpublished() == []
+
+
+# --- private websocket
+
+
+def test_frames() -> None:
+    assert identifier_of(b'{"type":"myOrder","identifier":"ob-a-1"}') == "ob-a-1"
+    assert identifier_of('{"type":"myAsset"}') == ""
+    assert identifier_of('{"type":"myOrder","identifier":null}') == ""
+    assert identifier_of("no json") == ""
+    assert identifier_of("[]") == ""
+    with pytest.raises(Unsupported):
+        listen("wss://api.upbit.com/websocket/v1/private", "a", "b", lambda _: None, threading.Event())
+
+
+def test_the_websocket_wakes(tmp_path: Path) -> None:
+    from consumers.execute.gateway import UpbitGateway  # noqa: PLC0415 - only this test
+
+    with SandboxThread(tmp_path, kind="synthetic", plan=Plan(market_count=1), warmup_seconds=0) as sandbox:
+        seen: list[str] = []
+        stop = threading.Event()
+        address = f"{sandbox.ws_url}/private"
+        arguments = (address, sandbox.access_key, sandbox.secret_key, seen.append, stop)
+        thread = threading.Thread(target=listen, args=arguments)
+        thread.start()
+        market = sandbox.control("GET", "/v1/market/all")[0]["market"]
+        gateway = UpbitGateway(sandbox.url, sandbox.access_key, sandbox.secret_key)
+        end_s = time.monotonic() + 10
+        count = 0
+        while not seen and time.monotonic() < end_s:
+            count += 1
+            gateway.place(OrderRequest(market, "bid", "price", Decimal(10_000), None, ""), f"wake-{count}")
+            time.sleep(0.2)
+        gateway.close()
+        stop.set()
+        thread.join(5)
+        assert seen
+        assert seen[0].startswith("wake-")
+
+
+def test_no_websocket_is_no_trouble() -> None:
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    listen("ws://127.0.0.1:1/websocket/v1/private", "a", "s" * 64, lambda _: None, stop)
+
+
+def test_an_executor_that_is_stopped_while_the_exchange_is_away(tmp_path: Path) -> None:
+    stop = threading.Event()
+    options = Options(
+        home=tmp_path, address="http://127.0.0.1:1", access_key="a", secret_key="s" * 64, pocket="paper-main"
+    )
+    threading.Timer(0.3, stop.set).start()
+    run_executor(options, MemoryLog(), stop)

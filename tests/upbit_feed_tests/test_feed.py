@@ -1,0 +1,311 @@
+"""The feed's process against a stand-in exchange, the sandbox, and both logs."""
+
+import base64
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.errors import BadSettings, DeliveryFailed
+from infra.log import Log
+from infra.memory_log import MemoryLog
+from infra.settings import Settings
+from producers.sandbox.synthetic import Plan
+from producers.sandbox.thread import SandboxThread
+from producers.upbit import addresses, feed
+from streams.messages import Heartbeat, Hole, OrderBook, Trade
+
+StartFeed = Callable[..., Any]
+
+
+def test_books_trades_and_heartbeats_reach_the_log(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    running = start_feed(exchange.port)
+    exchange.wait_subscribed()
+    assert exchange.subscriptions[0][1:] == [
+        {"type": "orderbook", "codes": ["KRW-BTC", "KRW-ETH"], "is_only_realtime": True},
+        {"type": "trade", "codes": ["KRW-BTC", "KRW-ETH"], "is_only_realtime": True},
+        {"format": "SIMPLE"},
+    ]
+    exchange.send(wire.book("KRW-BTC", wire.now_ms + 900))
+    exchange.send(wire.trade("KRW-ETH", wire.now_ms + 950, 1).decode())
+    exchange.send(wire.trade("KRW-ETH", wire.now_ms + 950, 1))
+    wire.wait_until(lambda: any(beat.event_ms == wire.now_ms + 2000 for beat in beats(running)))
+    running.end()
+    data = running.messages("orderbooks", "trades")
+    assert [type(message) for message in data if not isinstance(message, Heartbeat)] == [OrderBook, Trade]
+    closing = [beat for beat in beats(running) if beat.event_ms == wire.now_ms + 2000]
+    assert len(closing) == 24
+    assert sum(beat.count for beat in closing) == 2
+    markets = running.messages("markets")
+    assert [(market.market, market.is_caution, str(market.tick_size)) for market in markets] == [
+        ("KRW-BTC", False, "1000"), ("KRW-ETH", True, "1000"),
+    ]  # fmt: skip
+    assert running.kinds() == ["connected"]
+
+
+def beats(running: Any) -> list[Heartbeat]:
+    return [message for message in running.messages("orderbooks", "trades") if isinstance(message, Heartbeat)]
+
+
+def test_heartbeats_are_on_time(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    published: list[tuple[int, int]] = []
+    log = MemoryLog()
+    wire.create_topics(log)
+    plain = log.publisher
+
+    class Timed:
+        def __init__(self) -> None:
+            self.inner = plain()
+
+        def publish(self, topic: str, key: str, value: bytes, partition: int | None = None) -> None:
+            if topic == "trades" and partition == 0:
+                published.append((time.monotonic_ns(), len(published)))
+            self.inner.publish(topic, key, value, partition)
+
+        def flush(self, timeout_s: float = 10.0) -> None:
+            self.inner.flush(timeout_s)
+
+        def close(self) -> None:
+            self.inner.close()
+
+    log.publisher = lambda **_: Timed()  # type: ignore[assignment,method-assign]
+    running = start_feed(exchange.port, log)
+    exchange.wait_subscribed()
+    started = time.monotonic_ns()
+    exchange.send(wire.book("KRW-BTC", wire.now_ms + 900))
+    wire.wait_until(lambda: len(published) >= 3)
+    running.end()
+    log.close()
+    delays_ms = [(now_ns - started) / 1e6 for now_ns, _ in published[1:3]]
+    assert delays_ms[0] == pytest.approx(1600, abs=100)
+    assert delays_ms[1] - delays_ms[0] == pytest.approx(1000, abs=50)
+
+
+def test_unusable_frames_become_dead_letters(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    running = start_feed(exchange.port)
+    exchange.wait_subscribed()
+    good = wire.book("KRW-BTC", wire.now_ms)
+    bad = [good[:50], b'{"ty":"ticker"}', wire.book("KRW-BTC", wire.now_ms, 102.0), wire.book("KRW-XYZ", wire.now_ms)]
+    for raw in [good, *bad, b'[{"ty":"trade"},' + good + b"]", '{"status":"UP"}']:
+        exchange.send(raw)
+    wire.wait_until(lambda: len(running.messages("dead-letters")) == 5)
+    wire.wait_until(lambda: sum(isinstance(item, OrderBook) for item in running.messages("orderbooks")) == 2)
+    running.end()
+    letters = sorted(running.messages("dead-letters"), key=lambda letter: letter.offset)
+    assert [letter.offset for letter in letters] == [2, 3, 4, 5, 6]
+    assert {letter.topic for letter in letters} == {"frame:upbit"}
+    assert [base64.b64decode(letter.value) for letter in letters] == [*bad, b'{"ty":"trade"}']
+    words = ["JSON", "unknown type ticker", "crossed", "not subscribed", "required"]
+    assert all(word in letter.reason for word, letter in zip(words, letters, strict=True))
+
+
+def test_a_break_is_a_hole_and_its_trades_are_fetched(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    running = start_feed(exchange.port)
+    exchange.wait_subscribed()
+    exchange.send(wire.book("KRW-BTC", wire.now_ms + 100))
+    exchange.send(wire.trade("KRW-BTC", wire.now_ms + 200, 1))
+    wire.wait_until(lambda: len(running.messages("trades")) >= 13)
+    exchange.ticks = [
+        wire.tick("KRW-BTC", 1, wire.now_ms + 200),
+        wire.tick("KRW-BTC", 2, wire.now_ms + 1500),
+        wire.tick("KRW-BTC", 3, wire.now_ms + 9000),
+    ]
+    exchange.drop()
+    exchange.wait_subscribed(2)
+    exchange.send(wire.book("KRW-BTC", wire.now_ms + 5100))
+    wire.wait_until(lambda: any(getattr(item, "origin", "") == "backfill" for item in running.messages("trades")))
+    running.end()
+    holes = [item for item in running.messages("orderbooks", "trades") if isinstance(item, Hole)]
+    assert len(holes) == 24
+    assert {(hole.from_ms, hole.to_ms) for hole in holes} == {(wire.now_ms + 1000, wire.now_ms + 6000)}
+    filled = [item for item in running.messages("trades") if getattr(item, "origin", "") == "backfill"]
+    assert [(item.trade_id, item.size, item.is_buy, item.exchange_ms) for item in filled] == [
+        (2, 0.25, False, wire.now_ms + 1500)
+    ]
+    assert len({item.session for item in holes + filled}) == 1
+    assert running.kinds() == ["connected", "disconnected", "connected", "hole", "recovered"]
+
+
+def test_goodbye_control_frames_and_messages_in_pieces(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    running = start_feed(exchange.port)
+    exchange.wait_subscribed()
+    raw = wire.book("KRW-BTC", wire.now_ms)
+    half = len(raw) // 2
+    head = bytes([0x02, 126]) + half.to_bytes(2, "big") + raw[:half]
+    tail = bytes([0x80, 126]) + (len(raw) - half).to_bytes(2, "big") + raw[half:]
+    whole = bytes([0x82, 126]) + len(raw).to_bytes(2, "big") + raw
+    exchange.send_raw(b"\x89\x01x" + head[:40])
+    time.sleep(0.15)
+    exchange.send_raw(head[40:])
+    time.sleep(0.15)
+    exchange.send_raw(tail + whole[:30])
+    time.sleep(0.15)
+    exchange.send_raw(whole[30:] + whole)
+    wire.wait_until(lambda: sum(isinstance(item, OrderBook) for item in running.messages("orderbooks")) == 3)
+    exchange.say_goodbye()
+    exchange.wait_subscribed(2)
+    running.end()
+    (event,) = [event for event in running.messages("feed-events") if event.kind == "disconnected"]
+    assert "1001 bye" in event.text
+
+
+def test_a_silent_connection_is_given_up(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    running = start_feed(exchange.port, stale_seconds=0.3)
+    exchange.wait_subscribed(2)
+    running.end()
+    assert running.kinds()[:4] == ["connected", "stale", "disconnected", "connected"]
+    assert wire.now_ms
+
+
+def test_an_error_from_the_exchange_is_told(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    running = start_feed(exchange.port)
+    exchange.wait_subscribed()
+    exchange.send('{"error":{"name":"NO_CODES","message":"x"}}')
+    wire.wait_until(lambda: "refused" in running.kinds())
+    running.end()
+    assert [event.text for event in running.messages("feed-events") if event.kind == "refused"] == ["NO_CODES: x"]
+    assert len(running.messages("dead-letters")) == 1
+
+
+def test_a_market_that_does_not_exist_is_left_out(exchange: Any, start_feed: StartFeed) -> None:
+    running = start_feed(exchange.port, markets=["KRW-ETH", "KRW-NONE"])
+    exchange.wait_subscribed()
+    running.end()
+    assert exchange.subscriptions[0][1]["codes"] == ["KRW-ETH"]
+    (event,) = [event for event in running.messages("feed-events") if event.kind == "refused"]
+    assert event.markets == ["KRW-NONE"]
+    assert "KRW-NONE" in event.text
+
+
+def test_no_market_at_all_ends_the_process(exchange: Any, start_feed: StartFeed) -> None:
+    running = start_feed(exchange.port, markets=["KRW-NONE"])
+    running.thread.join(10)
+    assert isinstance(running.error, BadSettings)
+
+
+def test_an_exchange_that_cannot_be_reached_is_said_once(start_feed: StartFeed, wire: Any) -> None:
+    running = start_feed(1)
+    wire.wait_until(lambda: bool(running.messages("feed-events")))
+    time.sleep(0.5)
+    running.end()
+    (event,) = running.messages("feed-events")
+    assert event.kind == "refused"
+    assert "cannot be reached" in event.text
+
+
+def test_an_answer_that_cannot_be_read_is_tried_again(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    exchange.body = b"<html>"
+    running = start_feed(exchange.port)
+    wire.wait_until(lambda: "refused" in running.kinds())
+    exchange.body = None
+    exchange.wait_subscribed()
+    running.end()
+
+
+def test_the_real_exchange_is_reached_at_its_own_address(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"home": tmp_path, "feed": {"kind": "upbit"}})
+    real = addresses.addresses_of(settings)
+    assert (real.is_local, real.websocket) == (False, "wss://api.upbit.com/websocket/v1")
+    kept = addresses.addresses_of(Settings(home=tmp_path))
+    assert kept.is_local
+    assert kept == addresses.addresses_of(Settings(home=tmp_path))
+
+
+def test_lost_deliveries_begin_a_new_session(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    log = MemoryLog()
+    wire.create_topics(log)
+    plain, failures = log.publisher, [True]
+
+    class Failing:
+        def __init__(self) -> None:
+            self.inner = plain()
+
+        def publish(self, topic: str, key: str, value: bytes, partition: int | None = None) -> None:
+            if failures and key == "upbit:KRW-ETH":
+                failures.clear()
+                raise DeliveryFailed("3 records were not acknowledged")
+            self.inner.publish(topic, key, value, partition)
+
+        def flush(self, timeout_s: float = 10.0) -> None:
+            self.inner.flush(timeout_s)
+
+        def close(self) -> None:
+            raise DeliveryFailed("the end")
+
+    log.publisher = lambda **_: Failing()  # type: ignore[assignment,method-assign]
+    running = start_feed(exchange.port, log)
+    exchange.wait_subscribed()
+    for number, market in enumerate(["KRW-BTC", "KRW-ETH", "KRW-BTC"]):
+        exchange.send(wire.book(market, wire.now_ms + number))
+    wire.wait_until(lambda: sum(isinstance(item, OrderBook) for item in running.messages("orderbooks")) == 2)
+    running.end()
+    assert running.error is None
+    sessions = sorted({beat.session for beat in beats(running)})
+    assert len(sessions) == 2
+    assert {beat.count for beat in beats(running) if beat.session == sessions[1]} == {0}
+    log.close()
+
+
+def test_sessions_grow_over_restarts_even_when_the_clock_went_back(any_log: Log, wire: Any) -> None:
+    from producers.upbit.session import next_session  # noqa: PLC0415 - beside its test
+
+    wire.create_topics(any_log)
+    assert next_session(any_log, 500) == 500
+    publisher = any_log.publisher()
+    beat = b'{"type":"heartbeat","exchange":"upbit","source":"other","session":900,"count":0,"event_ms":0,'
+    publisher.publish("trades", "", beat + b'"complete_from_ms":0,"markets":[]}', 7)
+    publisher.flush()
+    assert next_session(any_log, 500) == 901
+    publisher.close()
+
+
+@pytest.mark.parametrize(("day", "books", "trades"), [("20210405", 1061, 672), ("20210417", 145, 304)])
+def test_a_recording_reaches_the_log_through_websocket_and_parser(
+    recordings_folder: Path, tmp_path: Path, start_feed: StartFeed, wire: Any, day: str, books: int, trades: int
+) -> None:
+    path = recordings_folder / f"upbit_ws_raw_{day}.log.gz"
+    with SandboxThread(tmp_path, kind="recording", recording=path, speed=100.0) as sandbox:
+        running = start_feed(sandbox.port, kind="recording", recording=path, speed=100.0)
+        wire.wait_until(lambda: "ended" in running.kinds())
+        running.end()
+    assert running.error is None
+    seen = Counter(type(item).__name__ for item in running.messages("orderbooks", "trades"))
+    assert (seen["OrderBook"], seen["Trade"], seen["Hole"]) == (books, trades, 0)
+    assert running.messages("dead-letters") == []
+    last = max(item.exchange_ms for item in running.messages("orderbooks", "trades") if hasattr(item, "exchange_ms"))
+    assert max(beat.event_ms for beat in beats(running)) > last
+
+
+@pytest.mark.kafka
+def test_a_synthetic_market_warms_up_into_kafka(tmp_path: Path, kafka_log: Log, start_feed: StartFeed, wire: Any) -> None:
+    wire.create_topics(kafka_log)
+    plan = Plan(market_count=3, books_per_second=5.0, seed=3)
+    with SandboxThread(tmp_path, kind="synthetic", plan=plan, warmup_seconds=30) as sandbox:
+        running = start_feed(sandbox.port, kafka_log, kind="synthetic")
+        wire.wait_until(lambda: "warm" in running.kinds(), 40)
+        time.sleep(1.0)
+        running.end()
+    assert running.error is None
+    (warmed,) = running.messages("controls")
+    assert warmed.by == "feed"
+    data = [item for item in running.messages("orderbooks", "trades") if isinstance(item, OrderBook | Trade)]
+    assert len(data) > 400
+    assert not any(isinstance(item, Hole) for item in running.messages("orderbooks", "trades"))
+
+
+def test_the_feed_waits_for_the_log(exchange: Any, tmp_path: Path) -> None:
+    from infra.kafka import KafkaLog  # noqa: PLC0415 - beside its test
+
+    stop = threading.Event()
+    settings = Settings.model_validate({"home": tmp_path, "sandbox": {"port": exchange.port}})
+    with KafkaLog("127.0.0.1:1", "none-") as log:
+        thread = threading.Thread(target=feed.run, args=(settings, log, stop))
+        thread.start()
+        time.sleep(0.5)
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
