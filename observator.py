@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from infra.kafka import KafkaLog
     from infra.log import TopicSpec
     from infra.settings import Settings
+    from streams.messages import Features
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,8 @@ def up(context: typer.Context) -> None:
         with _open_log(settings) as log:
             log.create_topics(_topic_specs())
         phases.finish()
-    typer.echo(f"Running: {', '.join(names)}. Page: http://{settings.dashboard.host}:{settings.dashboard.port}")
+    page = f" Page: http://{settings.dashboard.host}:{settings.dashboard.port}" if "page" in names else ""
+    typer.echo(f"Running: {', '.join(names)}.{page}")
 
 
 @app.command()
@@ -339,27 +341,44 @@ def read(
 def train(
     context: typer.Context,
     model: Annotated[Literal["linear"], typer.Option(help="Kind of model.")] = "linear",
-    from_: Annotated[str | None, typer.Option("--from", help="First event time of the rows.")] = None,
+    source: Annotated[
+        Literal["log", "synthetic", "recording"],
+        typer.Option(help="Rows of the running log, of a synthetic market made in memory, or of recordings."),
+    ] = "log",
+    recordings: Annotated[
+        list[Path] | None, typer.Option("--recording", exists=True, dir_okay=False, help="Recordings to train on.")
+    ] = None,
+    seconds: Annotated[int, typer.Option(min=60, help="Market time of the synthetic market.")] = 3_600,
+    markets: Annotated[int, typer.Option(min=1, max=500, help="Markets of the synthetic market.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the synthetic market; the demo's own is 7.")] = 1_001,
+    from_: Annotated[str | None, typer.Option("--from", help="First event time of the log's rows.")] = None,
     to: Annotated[str | None, typer.Option("--to", help="Event time to stop before.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the model; default: the run folder's models.")] = None,
     *,
     as_json: Json = False,
 ) -> None:
-    """Train a model on the feature rows in the log and keep it with its card."""
+    """Train a model on feature rows and keep it with its card."""
     from rich.console import Console  # noqa: PLC0415 - help must answer at once
 
     from models.forecast import artefact, registry  # noqa: PLC0415 - same
     from models.forecast import train as training  # noqa: PLC0415 - same
-    from streams.columns import read_records  # noqa: PLC0415 - same
-    from streams.messages import Features  # noqa: PLC0415 - same
 
     settings = _settings(context)
-    is_synthetic = settings.feed.kind == "synthetic"
-    origin = training.Origin(f"{model}-{settings.feed.kind}", "synthetic" if is_synthetic else "recording")
-    with _open_log(settings) as log:
-        found = read_records(log, "features", _time_ms(from_), _time_ms(to))
-        rows = (message for _, message in found if isinstance(message, Features))
-        made = training.train(rows, origin, None if is_synthetic else training.SHORT_RECIPE, _tell)
+    if source == "recording" and not recordings:
+        raise BadSettings("Name at least one file with --recording.")
+    described = {
+        "log": {"source": "log", "feed": settings.feed.kind, "from": from_ or "", "to": to or ""},
+        "synthetic": {"source": source, "seconds": str(seconds), "markets": str(markets), "seed": str(seed)},
+        "recording": {"source": source, "files": ", ".join(file.name for file in recordings or [])},
+    }[source]
+    is_synthetic = source == "synthetic" or (source == "log" and settings.feed.kind == "synthetic")
+    origin = _origin(f"{model}-{'synthetic' if is_synthetic else 'recording'}", described, is_synthetic=is_synthetic)
+    rows = {
+        "log": lambda: _logged_rows(settings, from_, to),
+        "synthetic": lambda: _synthetic_rows(settings, seconds, markets, seed),
+        "recording": lambda: _recorded_rows(settings, recordings or []),
+    }[source]()
+    made = training.train(rows, origin, None if is_synthetic else training.SHORT_RECIPE, _tell)
     file = out or registry.folder(settings.home) / f"{made.id}.json"
     artefact.write(made, file)
     if as_json:
@@ -413,6 +432,48 @@ def main() -> None:
 def _fail(error: ObservatorError, code: int) -> None:
     print(f"observator: {error}", file=sys.stderr)
     sys.exit(code)
+
+
+def _origin(name: str, described: dict[str, str], *, is_synthetic: bool) -> Any:
+    from infra.manifest import file_hash, git_sha  # noqa: PLC0415 - help must answer at once
+    from models.forecast.train import Origin  # noqa: PLC0415 - same
+
+    root = Path(__file__).parent
+    lock = file_hash(root / "requirements" / "base.txt")
+    return Origin(name, "synthetic" if is_synthetic else "recording", git_sha(root), lock, described)
+
+
+def _logged_rows(settings: "Settings", from_: str | None, to: str | None) -> "Iterator[Features]":
+    from streams.columns import read_records  # noqa: PLC0415 - help must answer at once
+    from streams.messages import Features  # noqa: PLC0415 - same
+
+    with _open_log(settings) as log:
+        for _, message in read_records(log, "features", _time_ms(from_), _time_ms(to)):
+            if isinstance(message, Features):
+                yield message
+
+
+def _synthetic_rows(settings: "Settings", seconds: int, markets: int, seed: int) -> "Iterator[Features]":
+    from producers.rows import synthetic_rows  # noqa: PLC0415 - help must answer at once
+    from producers.sandbox.synthetic import Plan  # noqa: PLC0415 - same
+    from streams.runner import options_of  # noqa: PLC0415 - same
+
+    feed = settings.feed
+    plan = Plan(
+        market_count=markets,
+        books_per_second=feed.books_per_second,
+        seed=seed,
+        linear_edge=feed.linear_edge,
+        nonlinear_edge=feed.nonlinear_edge,
+    )
+    return synthetic_rows(plan, seconds, options_of(settings), settings.grid.lateness_ms)
+
+
+def _recorded_rows(settings: "Settings", files: Sequence[Path]) -> "Iterator[Features]":
+    from producers.rows import recording_rows  # noqa: PLC0415 - help must answer at once
+    from streams.runner import options_of  # noqa: PLC0415 - same
+
+    return recording_rows(files, options_of(settings), settings.grid.lateness_ms)
 
 
 def parity(*, quick: bool = False) -> dict[str, object]:

@@ -7,27 +7,21 @@ decides nothing, and losing its file loses nothing.
 import logging
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
-import msgspec
 from sqlalchemy import Connection, Engine, Table, func
 from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlmodel import Session, text
 
-from consumers import view_rows as rows
 from consumers.trade.inputs import behind
-from consumers.trade.reasons import WORDS
-from consumers.trade.state import MARKET_VIEW
+from consumers.view_batch import KEPT_TRADES, Batch, words
 from infra.errors import Retry, TopicMissing
-from infra.log import Log, Publisher, Reader, Record, Slot, slots_of
+from infra.log import Log, Publisher, Reader, Slot, slots_of
 from infra.settings import Settings
 from infra.tables import views as t
 from infra.watchdog import Watchdog
 from streams import messages as m
-from streams import topics
 
 logger = logging.getLogger(__name__)
 
@@ -37,128 +31,12 @@ TAILS = {
     "balances": None,
 }  # fmt: skip
 """What is read, and how many records per partition a new database begins with (None: all there are)."""
-KEPT_TRADES = 200
 KEPT_ROWS = {"mid": 300_000, "signal": 100_000, "veto": 20_000, "feed_event": 5_000}
 _BATCH = 5_000
 _READ_S = 0.1
 _WRITE_EVERY_S = 0.5
 _PRUNE_EVERY_S = 10.0
 _RETRY_S = 1.0
-_LATEST = frozenset({"orderbooks", "markets", "account-states"})
-"""Topics of which only the newest record per key counts."""
-
-Row = dict[str, Any]
-_TABLES: dict[type, tuple[type[t.ViewTable], Callable[[Any], Row]]] = {
-    m.Signal: (t.SignalTable, rows.signal_row),
-    m.OrderBook: (t.BookTable, rows.book_row),
-    m.Market: (t.NameTable, rows.name_row),
-    m.Balance: (t.BalanceTable, rows.balance_row),
-}
-_PLACED: dict[type, tuple[type[t.ViewTable], Callable[[Any, str, int, int], Row]]] = {
-    m.Veto: (t.VetoTable, rows.veto_row),
-    m.FeedEvent: (t.FeedEventTable, rows.feed_event_row),
-}
-
-
-class Batch:
-    """What came since the last write, coalesced."""
-
-    def __init__(self) -> None:
-        self.next: dict[Slot, int] = {}
-        self.records: Counter[str] = Counter()
-        self.marks: Counter[str] = Counter()
-        self.append_ms: dict[str, int] = {}
-        self.event_ms: dict[str, int] = {}
-        self.latest: dict[tuple[str, str], Record] = {}
-        self.features: dict[str, m.Features] = {}
-        self.trades: dict[str, deque[Row]] = {}
-        self.rows: dict[type[t.ViewTable], list[Row]] = {}
-        self.orders: dict[str, Row] = {}
-        self.dead: list[tuple[Record, str]] = []
-
-    def add(self, record: Record) -> None:
-        """Take one record."""
-        topic = record.topic
-        self.next[record.slot] = record.offset + 1
-        self.append_ms[topic] = max(self.append_ms.get(topic, 0), record.append_ms)
-        if not record.key and topic in ("orderbooks", "trades"):
-            self.marks[topic] += 1
-            return
-        self.records[topic] += 1
-        if topic in _LATEST:
-            self.latest[(topic, record.key)] = record
-        elif topic != "dead-letters" and (message := self._decoded(record)) is not None:
-            self._take(record, message)
-
-    def finish(self) -> None:
-        """Read the newest records of those topics of which only they count."""
-        for record in self.latest.values():
-            if (message := self._decoded(record)) is not None:
-                self._take(record, message)
-        self.latest.clear()
-        for features in self.features.values():
-            self._put(t.MarketTable, rows.market_row(features))
-        for kept in self.trades.values():
-            self.rows.setdefault(t.TradeTable, []).extend(kept)
-
-    def _decoded(self, record: Record) -> Any:
-        try:
-            return topics.decode(record.topic, record.value)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            self.dead.append((record, str(error)))
-            return None
-
-    def _put(self, table: type[t.ViewTable], row: Row) -> None:
-        self.rows.setdefault(table, []).append(row)
-
-    def _take(self, record: Record, message: Any) -> None:
-        event_ms = getattr(message, "bin_ms", 0) or getattr(message, "exchange_ms", 0) or message.event_ms
-        self.event_ms[record.topic] = max(self.event_ms.get(record.topic, 0), event_ms)
-        kind = type(message)
-        if kind in _TABLES:
-            table, to_row = _TABLES[kind]
-            self._put(table, to_row(message))
-        elif kind in _PLACED:
-            table, to_placed = _PLACED[kind]
-            self._put(table, to_placed(message, record.topic, record.partition, record.offset))
-        elif isinstance(message, m.Trade):
-            kept = self.trades.setdefault(m.key_of(message.exchange, message.market), deque(maxlen=KEPT_TRADES))
-            kept.append(rows.trade_row(message))
-        elif isinstance(message, m.Features):
-            self._on_features(message)
-        elif isinstance(message, m.AccountState):
-            self._on_account(record, message)
-        elif isinstance(message, m.OrderIntent):
-            self._change_order(rows.intent_row(message))
-        elif not isinstance(message, m.CancelIntent | m.Heartbeat | m.Hole):
-            self._on_order_event(message)
-
-    def _on_features(self, features: m.Features) -> None:
-        key = m.key_of(features.exchange, features.market)
-        earlier = self.features.get(key)
-        if earlier is None or features.bin_ms >= earlier.bin_ms:
-            self.features[key] = features
-        if features.mid is not None:
-            self._put(t.MidTable, rows.fields(features, "exchange", "market", "bin_ms", "mid"))
-
-    def _on_account(self, record: Record, state: m.AccountState) -> None:
-        if state.account == MARKET_VIEW:
-            return
-        try:
-            found = rows.account_rows(state)
-        except msgspec.MsgspecError as error:
-            self.dead.append((record, str(error)))
-            return
-        for table, more in found.items():
-            self.rows.setdefault(table, []).extend(more)
-
-    def _on_order_event(self, event: m.OrderEvent) -> None:
-        self._change_order(rows.order_change(event))
-        if isinstance(event, m.OrderFilled):
-            self._put(t.FillTable, rows.fill_row(event))
-
-    def _change_order(self, change: Row) -> None:
-        self.orders.setdefault(change["intent_id"], {}).update(change)
 
 
 class Views:
@@ -171,7 +49,7 @@ class Views:
         self._positions = starting_points(log, engine)
         self._reader: Reader = log.reader(self._positions)
         self._batch = Batch()
-        self._write(_words())
+        self._write(words())
 
     def read(self, timeout_s: float = _READ_S) -> bool:
         """Take what is there; whether there was anything."""
@@ -234,15 +112,6 @@ DELETE FROM trade WHERE rowid IN (
     ) AS place FROM trade
   ) WHERE place > :kept
 )"""
-
-
-def _words() -> Batch:
-    """The words of all reasons as a batch: pages do not import this room."""
-    batch = Batch()
-    batch.rows[t.ReasonTextTable] = [
-        {"reason": str(reason), "english": english, "korean": korean} for reason, (english, korean) in WORDS.items()
-    ]
-    return batch
 
 
 def _count(connection: Connection, batch: Batch) -> None:

@@ -5,7 +5,7 @@ reported by `infra.errors` where the caller has to decide. Questions go through 
 admin client: that one ends the whole process with a failed assertion when a broker goes and comes back during a call.
 """
 
-import contextlib
+import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -27,7 +27,9 @@ _Part = TypeVar("_Part", KafkaReader, KafkaGroupReader, KafkaPublisher, KafkaTra
 
 MISSING_TRIES = 3
 QUIET = 2
-COMMIT_TIMEOUT_S = 4.0
+COMMIT_TIMEOUT_S = 2.5
+
+_logger = logging.getLogger(__name__)
 ASKER = "reader"
 
 
@@ -69,11 +71,14 @@ class KafkaLog:
     def create_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create the missing ones and return their names, once the leaders of all of them serve."""
         new = [NewTopic(self.prefix + one.name, one.partitions, 1, config=dict(one.config)) for one in specs]
+        self._cluster()
         admin = AdminClient({**self._connection.settings(), "log_level": QUIET}, logger=client_logger())
         created: list[str] = []
         for name, future in (admin.create_topics(new) if new else {}).items():
             try:
                 future.result(self._timeout_s * 3)
+            except TimeoutError as error:
+                raise LogUnavailable(f"creating topic {name!r}: no answer") from error
             except KafkaException as exception:
                 if error_of(exception).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise translated(error_of(exception), f"creating topic {name!r}") from exception
@@ -96,10 +101,7 @@ class KafkaLog:
             return self._counts[topic]
         patience = Patience(self._timeout_s)
         for _ in range(MISSING_TRIES):  # a broker that just came back does not know its topics for a moment
-            try:
-                found = self._asker(ASKER).list_topics(self.prefix + topic, timeout=self._timeout_s)
-            except KafkaException as exception:
-                raise translated(error_of(exception), f"asking for topic {topic!r}") from exception
+            found = self._cluster(topic)
             if count := len(found.topics[self.prefix + topic].partitions):
                 self._counts[topic] = count
                 return count
@@ -178,8 +180,10 @@ class KafkaLog:
     def close(self) -> None:
         """Close every connection that is still open."""
         for one in reversed(self._open):
-            with contextlib.suppress(ObservatorError):
+            try:
                 one.close()
+            except ObservatorError as error:
+                _logger.warning("closing the log: %s", error)
         self._open.clear()
         with self._lock:
             for asker in self._askers.values():
@@ -211,6 +215,14 @@ class KafkaLog:
                 self._askers[group] = Consumer(settings, logger=client_logger())
             self._askers[group].poll(0)
             return self._askers[group]
+
+    def _cluster(self, topic: str | None = None) -> Any:
+        """What the broker knows, of one topic or of all; raises `LogUnavailable`."""
+        only = {} if topic is None else {"topic": self.prefix + topic}
+        try:
+            return self._asker(ASKER).list_topics(timeout=self._timeout_s, **only)
+        except KafkaException as exception:
+            raise translated(error_of(exception), f"asking for topic {topic or 'names'!r}") from exception
 
     def _check_topic(self, topic: str) -> None:
         self.partitions(topic)

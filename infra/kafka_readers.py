@@ -4,6 +4,7 @@ Both read committed records only and sit out a broker that is away. A batch is w
 wait to fill it, so one `poll(t)` waits and `consume(n - 1, 0)` takes the rest.
 """
 
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +29,7 @@ from infra.logs import client_logger
 
 SEEK_TIMEOUT_S = 5.0
 TROUBLE_S = 60.0
+CLOSE_TIMEOUT_S = 1.5
 
 
 def consumer_settings(connection: Connection, group: str) -> dict[str, Setting]:
@@ -104,8 +106,10 @@ class KafkaReader:
         return self._positions[self._must_hold(slot)]
 
     def close(self) -> None:
-        """Leave."""
-        self.consumer.close()
+        """Leave. While the broker is away librdkafka may take long over it: then it goes on behind our back."""
+        closing = threading.Thread(target=self.consumer.close, name="close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_TIMEOUT_S)
 
     def _settings(self, connection: Connection) -> dict[str, Any]:
         return {**consumer_settings(connection, "reader"), "auto.offset.reset": "error"}
@@ -255,7 +259,7 @@ class KafkaGroupReader(KafkaReader):
         client_logger().warning("fenced after an outage, joining once more: %s", fenced)
         self._revoked(self.consumer, [])
         self._is_closing = True
-        self.consumer.close()
+        super().close()
         self._is_closing = False
         self._open()
 

@@ -19,6 +19,8 @@ from infra.logs import client_logger
 FULL_QUEUE_TRIES = 50
 TRANSACTION_TIMEOUT_MS = 5_000
 COMMIT_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 15.0
+CLOSE_TIMEOUT_S = 2.0
 
 CheckTopic = Callable[[str], None]
 
@@ -157,8 +159,8 @@ class KafkaPublisher:
         self._producer.flush(timeout_s)
 
     def close(self) -> None:
-        """Flush and let go."""
-        self._producer.close(10.0)
+        """Flush for at most two seconds and let go; raises `DeliveryFailed`, `DeliveryPending` for what is lost."""
+        self._producer.close(CLOSE_TIMEOUT_S)
 
 
 class KafkaTransactor:
@@ -185,10 +187,13 @@ class KafkaTransactor:
         self._producer = _Producer(connection, check_topic, extra)
         self._is_open = False
         self._must_renew = False
+        self._fenced = ""
         self._initialise()
 
     def begin(self) -> None:
         """Open a transaction; raises `Fenced`."""
+        if self._fenced:
+            raise Fenced(self._fenced)
         if self._is_open:
             raise RuntimeError("a transaction is open already")
         if self._must_renew:
@@ -228,28 +233,31 @@ class KafkaTransactor:
         self._is_open = False
 
     def abort(self) -> None:
-        """Throw the open transaction away."""
-        self._check_open()
-        self._is_open = False
-        try:
-            self._producer.handle.abort_transaction(10.0)
-        except KafkaException as exception:
-            self._must_renew = True
-            if error_of(exception).code() in FENCED:
-                raise Fenced(f"another holder of transactional id {self._id!r} took over") from exception
-        self._forget_failures()
+        """Throw the open transaction away; raises `Fenced`."""
+        self._abort(10.0)
 
     def close(self) -> None:
         """Let go; an open transaction is aborted."""
         if self._is_open:
             try:
-                self.abort()
+                self._abort(CLOSE_TIMEOUT_S)
             except Fenced:
                 client_logger().info("transactor %s was fenced", self._id)
         self._producer.let_go()
 
+    def _abort(self, timeout_s: float) -> None:
+        self._check_open()
+        self._is_open = False
+        try:
+            self._producer.handle.abort_transaction(timeout_s)
+        except KafkaException as exception:
+            self._must_renew = True
+            if error_of(exception).code() in FENCED:
+                raise self._fenced_for_good(error_of(exception).str()) from exception
+        self._forget_failures()
+
     def _initialise(self) -> None:
-        self._until_done(self._producer.handle.init_transactions, "start", Patience(30.0))
+        self._until_done(self._producer.handle.init_transactions, "start", Patience(START_TIMEOUT_S))
         self._must_renew = False
 
     def _metadata(self, reader: GroupReader | None, group: str) -> Any:
@@ -277,9 +285,8 @@ class KafkaTransactor:
     def _given_up(self, error: KafkaError, what: str) -> Exception:
         text = f"transaction {self._id!r}, {what}: {error.str()}"
         was_open, self._is_open = self._is_open, False
-        if error.code() in FENCED:
-            self._must_renew = True
-            return Fenced(f"{text} (another holder of the same id took over)")
+        if error.code() in FENCED and error.code() != KafkaError.FENCED_INSTANCE_ID:  # that one is the reader's
+            return self._fenced_for_good(text)
         if error.retriable() or not was_open:
             self._must_renew = True
             return LogUnavailable(text)
@@ -289,6 +296,12 @@ class KafkaTransactor:
             self._is_open = True
             self.abort()
         return TransactionAborted(text)
+
+    def _fenced_for_good(self, text: str) -> Fenced:
+        """The broker says the same to one whose own transaction was open for too long; both must start over."""
+        seconds = TRANSACTION_TIMEOUT_MS // 1000
+        self._fenced = f"{text} (another holder of the id took over, or a transaction was open over {seconds} s)"
+        return Fenced(self._fenced)
 
     def _forget_failures(self) -> None:
         try:

@@ -24,6 +24,7 @@ class FeatureAgent:
         self._group = group
         self._pending: set[asyncio.Task[None]] = set()
         self.watchdog = Watchdog(self._behind)
+        self.stage.beat = self.watchdog.beat
 
     async def run(self, stream: Any) -> None:
         """Fold every event of the assigned partitions; the order within a partition is the log's."""

@@ -7,7 +7,7 @@ is written here but the last two rows of each market, which are equal duplicates
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 _FIRST_DEPTH = 1_000
 _FIRST_TAIL = 2_000
 _REPEATED = 2
+_BEAT_EVERY = 500
 
 
 @dataclass(slots=True)
@@ -36,7 +37,9 @@ class Restored:
     repeated: list[Features]
 
 
-def restore(log: Log, partition: int, committed: Mapping[str, int], options: StageOptions) -> Restored:
+def restore(
+    log: Log, partition: int, committed: Mapping[str, int], options: StageOptions, beat: Callable[[], None]
+) -> Restored:
     """Rebuild the state of `partition` as of the `committed` next offsets.
 
     A topic without a committed offset makes both start at the beginning of the log.
@@ -47,11 +50,11 @@ def restore(log: Log, partition: int, committed: Mapping[str, int], options: Sta
     if any(topic not in committed for topic in INPUTS):
         return Restored(_fresh(options, begins, begins, {}, {}), begins, [])
     positions = {topic: max(begins[topic], committed[topic]) for topic in INPUTS}
-    tail = _Tail(log, partition, options)
+    tail = _Tail(log, partition, options, beat)
     depth = _FIRST_DEPTH
     while True:
         starts = {topic: max(begins[topic], positions[topic] - depth) for topic in INPUTS}
-        stage, rows = _replay(log, partition, starts, positions, begins, tail, options)
+        stage, rows = _replay(log, partition, starts, positions, begins, tail, options, beat)
         is_from_zero = all(start == 0 for start in starts.values())
         trouble = tail.difference(rows) or ("" if is_from_zero else tail.shortfall(stage))
         if not trouble or starts == begins:
@@ -91,6 +94,7 @@ def _replay(
     begins: Mapping[str, int],
     tail: "_Tail",
     options: StageOptions,
+    beat: Callable[[], None],
 ) -> tuple[PartitionStage, list[Features]]:
     is_from_zero = all(starts[topic] == begins[topic] == 0 for topic in INPUTS)
     history = {} if is_from_zero else tail.history
@@ -99,6 +103,8 @@ def _replay(
     for topic in INPUTS:
         slot = Slot(topic, partition)
         for record in read_range(log, {slot: starts[topic]}, {slot: positions[topic]}):
+            if record.offset % _BEAT_EVERY == 0:
+                beat()
             try:
                 message = topics.decode(topic, record.value)
             except msgspec.DecodeError:
@@ -110,13 +116,14 @@ def _replay(
 class _Tail:
     """The newest rows of one partition of `features`: the history of each market and who owned it."""
 
-    def __init__(self, log: Log, partition: int, options: StageOptions) -> None:
+    def __init__(self, log: Log, partition: int, options: StageOptions, beat: Callable[[], None]) -> None:
         self._options = options
         self.history: dict[str, dict[int, Features]] = {}
         slot = Slot("features", partition)
         begin, end = log.bounds([slot])[slot]
         start, depth = end, _FIRST_TAIL
         while True:
+            beat()
             previous, start = start, max(begin, end - depth)
             self._take(read_range(log, {slot: start}, {slot: previous}))
             if start == begin or self._is_deep_enough():

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -36,10 +36,12 @@ class FeatureStage:
     Only offset last + 1 is applied: smaller ones are passed over, a jump is read in from the log.
     """
 
-    def __init__(self, log: Log, group: str, options: StageOptions) -> None:
+    def __init__(self, log: Log, group: str, options: StageOptions, beat: Callable[[], None] | None = None) -> None:
         self._log = log
         self._group = group
         self._options = options
+        self.beat = beat or _no_beat
+        """Called while a state is rebuilt, so that a watchdog knows that it goes on."""
         self._stages: dict[int, PartitionStage] = {}
         self._next: dict[Slot, int] = {}
         self.dead: list[tuple[Record, str]] = []
@@ -75,11 +77,22 @@ class FeatureStage:
         return dict(total)
 
     def _restore(self, partition: int) -> list[Features]:
-        committed = self._log.committed(self._group, [Slot(topic, partition) for topic in INPUTS])
-        restored = restore(self._log, partition, {slot.topic: n for slot, n in committed.items()}, self._options)
+        """Rebuild a partition; what was committed but lies after the rebuilt position is folded (and written) at once.
+
+        The reader will not bring those records again, and a later commit would pass over their rows.
+        """
+        slots = [Slot(topic, partition) for topic in INPUTS]
+        committed = self._log.committed(self._group, slots)
+        by_topic = {slot.topic: offset for slot, offset in committed.items()}
+        restored = restore(self._log, partition, by_topic, self._options, self.beat)
         self._stages[partition] = restored.stage
         self._next.update({Slot(topic, partition): offset for topic, offset in restored.positions.items()})
-        return restored.repeated
+        rows = restored.repeated
+        for slot, offset in committed.items():
+            if offset > self._next[slot]:
+                for missed in read_range(self._log, {slot: self._next[slot]}, {slot: offset}):
+                    rows += self._fold(missed)
+        return rows
 
     def _fold(self, record: Record) -> list[Features]:
         self._next[record.slot] = record.offset + 1
@@ -89,6 +102,10 @@ class FeatureStage:
             self.dead.append((record, str(error)))
             return []
         return self._stages[record.partition].apply(record.topic, message)
+
+
+def _no_beat() -> None:
+    """Nobody watches."""
 
 
 def dead_letter(record: Record, reason: str, process: str) -> bytes:
@@ -179,6 +196,7 @@ class FeatureLoop:
             instance=instance,
             pace=Pace(batch=batch, poll_s=poll_s, commit_every_s=_COMMIT_EVERY_S),
         )
+        self.stage.beat = self._loop.watchdog.beat
 
     def run(self) -> None:
         """Work until asked to stop, then write, commit and leave."""

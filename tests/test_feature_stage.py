@@ -226,6 +226,29 @@ def test_restarts_at_random_positions_change_nothing(written, seed):
     assert rows_in(log) == reference
 
 
+def test_one_topic_committed_alone_loses_nothing(written):
+    reference = reference_of(written)
+    books = [record for record in written if record.topic == "orderbooks"]
+    log = log_of(books)
+    loop = FeatureLoop(log, OPTIONS, poll_s=0)
+    while loop.step():
+        pass
+    loop.commit()
+    loop.vanish()
+    publisher = log.publisher()
+    for record in written:
+        if record.topic == "trades":
+            publisher.publish(record.topic, record.key, record.value, record.partition)
+    publisher.flush()
+    for _ in range(2):  # the second worker finds nothing new, and must not need to
+        loop = FeatureLoop(log, OPTIONS, poll_s=0)
+        while loop.step():
+            pass
+        loop.commit()
+        loop.vanish()
+    assert rows_in(log) == reference
+
+
 def test_an_unreadable_record_becomes_a_dead_letter_with_its_coordinates(written):
     log = log_of([*written[:200], written[0]._replace(value=b"\xff{nonsense")])
     loop = FeatureLoop(log, OPTIONS, poll_s=0)

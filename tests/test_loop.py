@@ -4,13 +4,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
 
-from infra.errors import BadMessage, DeliveryFailed, DeliveryPending, LogUnavailable, RecordsLost, Retry
+from infra.errors import BadMessage, DeliveryFailed, DeliveryPending, LogUnavailable, NotOwner, RecordsLost, Retry
 from infra.handler import Handler, Output, Pace
 from infra.kafka import KafkaLog
 from infra.log import GroupReader, Log, Publisher, Record, Slot, TopicSpec
@@ -434,6 +434,92 @@ def test_a_stuck_process_ends_with_its_own_code() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == EXIT_STUCK
     assert "in-0: next is 1" in done.stderr
+
+
+def test_a_handler_that_answers_nothing_at_the_end_of_a_batch_is_enough(memory_log: MemoryLog) -> None:
+    class Counting(Handler):
+        def __init__(self) -> None:
+            self.count = 0
+
+        def handle(self, record: Record) -> Iterable[Output]:
+            self.count += record.partition + 1
+            return ()
+
+    prepare(memory_log)
+    put(memory_log, 1, 2)
+    counting = Counting()
+    loop = make(memory_log, counting)
+    turn_until(loop, lambda: counting.count == 2)
+    reader = loop._reader
+    assert reader is not None
+    assert reader.position(IN) == 2
+    finish(loop)
+
+
+def test_work_at_the_end_of_a_batch_that_never_succeeds_is_not_committed(memory_log: MemoryLog) -> None:
+    class Batching(Echo):
+        def finish(self) -> Iterable[Output]:
+            raise Retry("model away")
+
+    prepare(memory_log)
+    put(memory_log, 1, 2)
+    stop = threading.Event()
+    loop = make(memory_log, Batching(), stop=stop)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    wait_for(lambda: loop.counts.handled == 2)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert memory_log.committed("g", [IN]) == {}
+
+
+class Shaky(ConsumerLoop):
+    """A loop whose reader cannot read or commit for a while, and whose partitions are then taken away."""
+
+    problems: list[Exception]
+
+    def _open_reader(self) -> GroupReader:
+        reader = super()._open_reader()
+        assert isinstance(reader, MemoryGroupReader)
+        read, commit = reader.read, reader.commit
+
+        def failing_read(max_records: int, timeout_s: float) -> list[Record]:
+            if self.problems and isinstance(self.problems[0], LogUnavailable):
+                raise self.problems.pop(0)
+            return read(max_records, timeout_s)
+
+        def failing_commit(offsets: Mapping[Slot, int]) -> None:
+            if self.problems:
+                raise self.problems.pop(0)
+            commit(offsets)
+
+        reader.read, reader.commit = failing_read, failing_commit  # type: ignore[method-assign] # the shaking
+        return reader
+
+
+def test_offsets_that_could_not_be_committed_are_committed_later(memory_log: MemoryLog) -> None:
+    prepare(memory_log)
+    put(memory_log, 1, 2)
+    loop = make(memory_log, Echo(), Shaky, pace=Pace(poll_s=0.02, commit_every_s=0.0))
+    assert isinstance(loop, Shaky)
+    loop.problems = [LogUnavailable("no answer"), NotOwner("taken away"), LogUnavailable("no answer")]
+    turn_until(loop, lambda: memory_log.committed("g", [IN]) == {IN: 2})
+    assert loop.counts.retries == 2
+    finish(loop)
+
+
+def test_a_log_that_cannot_tell_committed_offsets_is_read_on(memory_log: MemoryLog) -> None:
+    class Forgetful(MemoryLog):
+        def committed(self, group: str, slots: Iterable[Slot]) -> dict[Slot, int]:
+            raise LogUnavailable(f"no answer about {group} {slots}")
+
+    prepare(memory_log)
+    put(memory_log, 1)
+    echo = Echo()
+    loop = make(Forgetful(beside=memory_log), echo)
+    turn_until(loop, lambda: echo.seen == [1])
+    finish(loop)
 
 
 @pytest.mark.kafka

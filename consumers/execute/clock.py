@@ -1,7 +1,7 @@
-"""Market time as the executor knows it: the newest event time seen, plus the time since then at the feed's speed.
+"""Market time as the executor knows it, from the decisions it reads.
 
-`executor` feeds it with what it reads, `desk` asks it whether a decision is stale. Never used for settle windows:
-those run on the monotonic clock alone.
+`executor` feeds it, `desk` asks it whether a decision is stale and what time to write on events. Never used for settle
+windows: those run on the monotonic clock alone.
 """
 
 from collections.abc import Callable
@@ -30,32 +30,34 @@ class MarketClock:
         Earlier than known changes nothing, but for one case: what was appended just now and lies hours back comes from
         another market (a recording after a live feed), whose time it is from here on.
         """
+        lain_ms = self._lain_ms(append_ms)
         with self._lock:
-            lain_ms = max(0, self._wall_ms() - append_ms)
-            reached_ms = event_ms + int(lain_ms * self._speed)
-            is_other = lain_ms < FRESH_MS and reached_ms < self._estimate_ms() - OTHER_MARKET_MS * max(1.0, self._speed)
-            if reached_ms > self._estimate_ms() or is_other:
-                self._newest_ms = reached_ms
-                self._seen_s = self._now_s()
+            is_other = lain_ms < FRESH_MS and event_ms < self._newest_ms - OTHER_MARKET_MS * max(1.0, self._speed)
+            if event_ms > self._newest_ms or is_other:
+                self._newest_ms = event_ms
+                self._seen_s = self._now_s() - lain_ms / 1000
 
     def now_ms(self) -> int:
-        """The best estimate, 0 before anything was seen."""
+        """The best estimate, 0 before anything was seen: the newest decision's time and what has passed since.
+
+        A market that stood still meanwhile is behind it, so it is written on events but makes nothing stale.
+        """
         with self._lock:
-            return self._estimate_ms()
+            if not self._newest_ms:
+                return 0
+            return self._newest_ms + int((self._now_s() - self._seen_s) * 1000 * self._speed)
 
     def wall_ms(self) -> int:
         """The computer's clock, for the journal's own bookkeeping."""
         return self._wall_ms()
 
     def is_stale(self, intent: OrderIntent, append_ms: int) -> bool:
-        """Whether an intent's time is over, also by how long it lay in the log (an executor that was away has seen
-        nothing newer).
+        """Whether an intent's time is over: by a newer decision seen, or by how long it has lain since it was made
+        (an executor that was away has seen nothing newer).
         """
-        lain_ms = max(0, self._wall_ms() - append_ms)
-        reached_ms = intent.event_ms + int(lain_ms * self._speed)
-        return max(self.now_ms(), reached_ms) > intent.expires_ms
+        reached_ms = intent.event_ms + int(self._lain_ms(append_ms) * self._speed)
+        with self._lock:
+            return max(self._newest_ms, reached_ms) > intent.expires_ms
 
-    def _estimate_ms(self) -> int:
-        if not self._newest_ms:
-            return 0
-        return self._newest_ms + int((self._now_s() - self._seen_s) * 1000 * self._speed)
+    def _lain_ms(self, append_ms: int) -> int:
+        return max(0, self._wall_ms() - append_ms)

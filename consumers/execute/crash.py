@@ -3,7 +3,11 @@
 Production passes `reach_nothing`; `verify_child` passes one that kills. No product code asks the environment.
 """
 
+import os
+import signal
+import time
 from collections.abc import Callable
+from threading import Lock
 
 Reach = Callable[[str], None]
 
@@ -23,3 +27,21 @@ CRASH_POINTS: tuple[str, ...] = (
 
 def reach_nothing(_point: str) -> None:
     """Go on."""
+
+
+def kill_at(point: str, nth: int) -> Reach:
+    """A crash point that kills this process (`kill -9`) when it is reached for the `nth` time."""
+    lock = Lock()
+    left = nth
+
+    def reach(name: str) -> None:
+        nonlocal left
+        if name != point:
+            return
+        with lock:
+            left -= 1
+            if left <= 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(60)
+
+    return reach

@@ -250,15 +250,18 @@ class Desk:
     # --- open orders
 
     def follow(self, identifier: str) -> list[Task]:
-        """Look at an open order once: fills and its end."""
+        """Look at an open order once: fills and its end. (Woken for one that was given up, it takes it as ours.)"""
         attempt = self._attempt_row(identifier)
+        if attempt.state == "ABSENT":
+            late = self._venue.find(identifier)
+            return self.adopt(late) if late is not None else []
         if attempt.state != "ACKED":
             return []
         order = self._venue.order(attempt.uuid)
         has_changed = False
-        if order is None:
+        if order is None and identifier not in self._follow_s:
             logger.error("the exchange does not know the order %s that it accepted as %s", attempt.uuid, identifier)
-        else:
+        if order is not None:
             has_changed = self.record(identifier, order)
         if self._attempt_row(identifier).state != "ACKED":
             self._follow_s.pop(identifier, None)

@@ -8,13 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from decimal import Decimal
-from pathlib import Path
 from threading import Event, Thread
 from typing import TypeVar
 
-from consumers.execute.attempts import Rules, is_exit
+from consumers.execute.attempts import is_exit
 from consumers.execute.clock import MarketClock
 from consumers.execute.controls import Controls
 from consumers.execute.crash import Reach, reach_nothing
@@ -24,16 +21,17 @@ from consumers.execute.guard import refuse_real_exchange, remove_exchange_variab
 from consumers.execute.intake import Intake
 from consumers.execute.journal import Journal
 from consumers.execute.lanes import Lane, PacedVenue
-from consumers.execute.limits import RateBudget, RiskGate, RiskLimits
+from consumers.execute.limits import RateBudget, RiskGate
+from consumers.execute.options import Options, manifest_of, options_of
 from consumers.execute.reconcile import reconcile
 from consumers.execute.relay import publish_outbox, relay, tell_balances
 from consumers.execute.venue import Venue
 from consumers.execute.wakeup import listen
 from infra.errors import Retry
 from infra.log import Log
-from infra.servers.ports import port_of
 from infra.settings import Settings
 from infra.watchdog import Watchdog
+from streams.messages import RunManifest, encode
 
 logger = logging.getLogger(__name__)
 
@@ -48,34 +46,19 @@ PATIENCE_S = 1.0
 CLOSE_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What one executor is built with."""
-
-    home: Path
-    address: str
-    access_key: str
-    secret_key: str = field(repr=False)
-    pocket: str
-    instance: str = "ob"
-    speed: float = 1.0
-    timeout_s: float = 3.0
-    rules: Rules = field(default_factory=Rules)
-    limits: RiskLimits = field(default_factory=RiskLimits)
-    has_websocket: bool = True
-    is_watched: bool = False
-    """Whether a watchdog ends the process when its loop no longer moves."""
-
-    @property
-    def journal_path(self) -> Path:
-        """The executor's own database."""
-        return self.home / "db" / "execution.sqlite"
-
-
 class Executor:
     """The parts of a running executor. Holding the journal's lock is what makes it the only one."""
 
-    def __init__(self, options: Options, journal: Journal, log: Log, reach: Reach, stop: Event) -> None:
+    def __init__(
+        self,
+        options: Options,
+        journal: Journal,
+        log: Log,
+        reach: Reach,
+        stop: Event,
+        manifest: RunManifest | None = None,
+    ) -> None:
+        self._manifest = manifest
         self._options = options
         self._journal = journal
         self._log = log
@@ -215,11 +198,17 @@ class Executor:
             logger.warning("offsets were not committed, the records come again: %s", error)
 
     def _publish_rest(self) -> bool:
-        """Publish what an earlier life left in the outbox; waits for the log. False when the process is to end."""
+        """Publish the manifest and what an earlier life left in the outbox; waits for the log.
+
+        False when the process is to end.
+        """
 
         def publish() -> bool:
             publisher = self._log.publisher(linger_ms=0)
             try:
+                if self._manifest is not None:
+                    publisher.publish("manifests", self._manifest.process, encode(self._manifest))
+                    publisher.flush()
                 publish_outbox(self._journal, publisher, _wall_ms)
             finally:
                 publisher.close()
@@ -277,30 +266,17 @@ def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def options_of(settings: Settings, secret_key: str) -> Options:
-    """What the settings of a deployment say."""
-    execute = settings.execute
-    host, port = settings.sandbox.host, settings.sandbox.port or port_of(settings.home, "sandbox")
-    return Options(
-        home=settings.home,
-        address=f"http://{host}:{port}",
-        access_key=settings.paper.pocket,
-        secret_key=secret_key,
-        pocket=settings.paper.pocket,
-        instance=execute.instance,
-        speed=settings.feed.speed,
-        timeout_s=execute.request_timeout_seconds,
-        rules=Rules(longest_flight_s=execute.longest_flight_seconds),
-        limits=RiskLimits(Decimal(execute.maximum_order_funds), execute.orders_per_minute),
-        is_watched=True,
-    )
-
-
-def run_executor(options: Options, log: Log, stop: Event, reach: Reach = reach_nothing) -> None:
+def run_executor(
+    options: Options,
+    log: Log,
+    stop: Event,
+    reach: Reach = reach_nothing,
+    manifest: RunManifest | None = None,
+) -> None:
     """Run until `stop`; raises `AlreadyRunning` beside another executor, `JournalFailed` when the disk fails."""
     journal = Journal(options.journal_path)
     try:
-        executor = Executor(options, journal, log, reach, stop)
+        executor = Executor(options, journal, log, reach, stop, manifest)
         try:
             executor.run()
         finally:
@@ -322,4 +298,4 @@ def run(settings: Settings, log: Log, stop: Event) -> None:
             is_told = True
         if stop.wait(PATIENCE_S):
             return
-    run_executor(options_of(settings, path.read_text().strip()), log, stop)
+    run_executor(options_of(settings, path.read_text().strip()), log, stop, manifest=manifest_of(settings))

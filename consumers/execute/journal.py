@@ -17,6 +17,7 @@ from threading import RLock
 from typing import Any, NamedTuple
 
 import msgspec
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import NullPool
 from sqlmodel import create_engine
 
@@ -31,7 +32,7 @@ EVENTS = "order-events"
 
 
 class JournalFailed(Stop):
-    """The journal cannot be written: nothing may be sent."""
+    """The journal cannot be opened or written: nothing may be sent."""
 
 
 class IntentRow(NamedTuple):
@@ -85,17 +86,11 @@ class Journal:
         self._mutex = RLock()
         self._depth = 0
         self._lock_file = _lock(path.with_suffix(".lock"))
-        engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
         try:
-            ExecutionTable.metadata.create_all(engine)
-            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-        except Exception:
+            self._connection = _open(path)
+        except (sqlite3.Error, SQLAlchemyError) as error:
             os.close(self._lock_file)
-            raise
-        finally:
-            engine.dispose()
+            raise JournalFailed(f"the order journal {path} cannot be opened ({error}): nothing is sent") from error
 
     def close(self) -> None:
         """Close the database and let the lock go."""
@@ -367,6 +362,18 @@ def _attempt_row(row: tuple[Any, ...]) -> AttemptRow:
 
 def _pocket_of(event: Message) -> str:
     return str(getattr(event, "pocket", ""))
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
+    try:
+        ExecutionTable.metadata.create_all(engine)
+    finally:
+        engine.dispose()
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
 
 
 def _lock(path: Path) -> int:

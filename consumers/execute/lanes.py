@@ -38,7 +38,7 @@ class Lane:
         self._count = 0
         self._running: set[tuple[str, str]] = set()
         self._is_open = True
-        self._has_trouble = False
+        self._troubled: tuple[str, str] | None = None
         self._threads = [Thread(target=self._work, name=f"{name}-{n}", daemon=True) for n in range(workers)]
 
     def start(self) -> None:
@@ -95,26 +95,30 @@ class Lane:
         return max(0.0, self._heap[0][0] - self._now_s())
 
     def _work(self) -> None:
-        while (task := self._next()) is not None:
-            try:
-                followers = self._run(task)
-                if self._has_trouble:
-                    self._has_trouble = False
-                    logger.info("%s goes on", self._name)
-            except Retry as error:
-                if not self._has_trouble:
-                    self._has_trouble = True
-                    logger.warning("%s waits: %s", self._name, error)
-                followers = [Task(task.kind, task.id, RETRY_S)]
-            except BaseException as error:  # noqa: BLE001 - the outermost loop of a thread: the process ends by it
-                self.failure = error
-                return
-            finally:
-                with self._ready:
-                    self._running.discard((task.kind, task.id))
-                    self._ready.notify()
-            for follower in followers:
-                self._route(follower)
+        try:
+            while (task := self._next()) is not None:
+                for follower in self._do(task):
+                    self._route(follower)
+        except BaseException as error:  # noqa: BLE001 - the outermost loop of a thread: the process ends by it
+            self.failure = error
+
+    def _do(self, task: Task) -> list[Task]:
+        key = (task.kind, task.id)
+        try:
+            followers = self._run(task)
+        except Retry as error:
+            if self._troubled is None:
+                self._troubled = key
+                logger.warning("%s: waiting, %s", self._name, error)
+            return [Task(task.kind, task.id, RETRY_S)]
+        finally:
+            with self._ready:
+                self._running.discard(key)
+                self._ready.notify()
+        if self._troubled == key:
+            self._troubled = None
+            logger.info("%s: going on", self._name)
+        return followers
 
 
 class PacedVenue:

@@ -135,7 +135,6 @@ class Trials:
         sandbox.control("POST", "/sandbox/switches", {"burn_refused_identifiers": plan.burns})
         for fault in plan.faults:
             sandbox.control("POST", "/sandbox/faults", {"count": 1, **fault})
-            self.score.faults[str(fault["name"])] += 1
         intents = [self._intent(number, place) for place in range(INTENTS)]
         self._publish(intents)
         ids = [intent.id for intent in intents]
@@ -150,9 +149,7 @@ class Trials:
         late_s = max((float(fault.get("seconds", 0)) for fault in plan.faults), default=0.0)
         until_s = time.monotonic() + (late_s + RULES["sweep_every_s"] * 2 if late_s > SHORT_FLIGHT_S else 0.0)
         is_done = self._wait(lambda: time.monotonic() >= until_s and self._is_settled(ids), FINISH_S)
-        if plan.faults and not sandbox.has_died:
-            sandbox.control("DELETE", "/sandbox/faults")
-        self._revive()
+        self._clear_faults(plan)
         self._wait(lambda: self._is_settled(ids) and not self._unknown_orders(ids), FINISH_S if is_done else 1.0)
         self._judge(ids, has_faults=bool(plan.faults))
         self.score.idle_kills += executors.kill()
@@ -166,6 +163,7 @@ class Trials:
             events = told[intent_id]
             is_told = any(isinstance(event, _TERMINAL) for event in events)
             accepted = sum(isinstance(event, OrderAccepted) for event in events)
+            self.score.late += accepted > 0 and any(isinstance(event, OrderExpired) for event in events)
             self.score.untold += not is_told or accepted != self._accepted_in_journal(intent_id)
         self._stage.executors.kill()
         self._publisher.close()
@@ -207,8 +205,19 @@ class Trials:
         self._publisher.flush()
         self._all += [intent.id for intent in intents]
 
+    def _clear_faults(self, plan: Plan) -> None:
+        """Switch off what was not drawn, and count what was; a sandbox that killed itself has forgotten its own."""
+        self._revive()
+        sandbox = self._stage.sandbox
+        rows = sandbox.control("GET", "/sandbox/faults")["faults"] if plan.faults else []
+        for row in rows:
+            self.score.faults[row["name"]] += row["drawn"]
+        if rows:
+            sandbox.control("DELETE", "/sandbox/faults")
+
     def _revive(self) -> None:
         if self._stage.sandbox.has_died:
+            self.score.faults["crash"] += 1
             self._stage.sandbox.start()
 
     def _wait(self, check: Callable[[], bool], seconds: float) -> bool:
@@ -278,10 +287,6 @@ class Trials:
             score.expired += state == "EXPIRED"
             for order in orders:
                 score.differing += Decimal(order["executed_volume"]) != Decimal(amounts.get(order["uuid"], "-1"))
-        late = f"SELECT count(*) FROM outbox WHERE payload LIKE '%order-expired%' AND payload LIKE ?"  # noqa: F541 - constant
-        score.late += sum(
-            bool(truth.get(intent_id)) and self._rows(late, (f"%{intent_id}%",))[0][0] > 0 for intent_id in ids
-        )
 
     def _accepted_in_journal(self, intent_id: str) -> int:
         statement = "SELECT count(*) FROM attempt WHERE intent_id = ? AND uuid != ''"

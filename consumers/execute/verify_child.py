@@ -10,37 +10,19 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 from typing import Any
 
 from consumers.execute.attempts import Rules
-from consumers.execute.crash import Reach, reach_nothing
-from consumers.execute.executor import Options, run_executor
+from consumers.execute.crash import Reach, kill_at, reach_nothing
+from consumers.execute.executor import run_executor
 from consumers.execute.guard import refuse_real_exchange, remove_exchange_variables
 from consumers.execute.limits import RiskLimits
+from consumers.execute.options import Options
 from infra.kafka import KafkaLog
-
-
-def kill_at(point: str, nth: int) -> Reach:
-    """A crash point that kills this process (`kill -9`) when it is reached for the `nth` time."""
-    lock = Lock()
-    left = nth
-
-    def reach(name: str) -> None:
-        nonlocal left
-        if name != point:
-            return
-        with lock:
-            left -= 1
-            if left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(60)
-
-    return reach
 
 
 def options_of(values: dict[str, Any]) -> Options:

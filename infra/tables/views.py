@@ -329,15 +329,16 @@ def _read_json(rows: list[Row], *names: str) -> list[Row]:
     return rows
 
 
-def latest_markets(session: Session) -> list[Row]:
-    """All markets by name: names, mid, spread, best bid and ask, `features` (values in schema order), bins."""
+def latest_markets(session: Session, market: str | None = None) -> list[Row]:
+    """All markets by name, or one: names, mid, spread, best bid and ask, `features` (values in schema order), bins."""
     return _read_json(
         _rows(
             session,
             """SELECT m.*, b.bid, b.ask, b.exchange_ms, n.korean_name, n.english_name, n.tick_size, n.minimum_total,
                       n.is_caution, n.is_warning
                FROM market m LEFT JOIN book b USING (exchange, market) LEFT JOIN market_name n USING (exchange, market)
-               ORDER BY m.exchange, m.market""",
+               WHERE :market IS NULL OR m.market = :market ORDER BY m.exchange, m.market""",
+            market=market,
         ),
         "features",
     )

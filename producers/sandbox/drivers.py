@@ -33,12 +33,12 @@ class Pace:
 
     def __init__(self, speed: float) -> None:
         self._speed = speed
-        self._start_ms = wall_ms()
+        self.start_ms = wall_ms()
 
     def now_ms(self) -> int:
         """The exchange's time now."""
         wall = wall_ms()
-        return wall if self._speed == 1.0 else self._start_ms + int((wall - self._start_ms) * self._speed)
+        return wall if self._speed == 1.0 else self.start_ms + int((wall - self.start_ms) * self._speed)
 
     def seconds_until(self, exchange_ms: int) -> float:
         """Wall seconds until the exchange's clock shows `exchange_ms`."""
@@ -73,10 +73,10 @@ async def drive_synthetic(
             await hub.drained()
             await asyncio.sleep(0)
         else:
-            if not feed.is_warm:
-                feed.is_warm, feed.warm_ms = True, feed.clock_ms
             pass_on(now_ms)
             await asyncio.sleep(min(max(pace.seconds_until(feed.next_ms), 0.001), 0.05))
+        if not feed.is_warm and (now_ms - feed.clock_ms <= _CHUNK_MS or feed.clock_ms >= pace.start_ms):
+            feed.is_warm, feed.warm_ms = True, feed.clock_ms
         if path is not None and time.monotonic() - saved > _SAVE_SECONDS:
             saved = time.monotonic()
             feed.save(path)
@@ -85,7 +85,7 @@ async def drive_synthetic(
 async def drive_recording(
     feed: Recording, hub: Hub, on_frame: OnFrame, *, speed: float, subscribed: asyncio.Event
 ) -> None:
-    """Play the file once; everything has been handed to the clients' sockets when this returns."""
+    """Play the file once; it is called ended when the clients' systems have taken everything."""
     await subscribed.wait()
     start = time.monotonic()
     first_s: float | None = None
@@ -107,4 +107,5 @@ async def drive_recording(
             await hub.drained()
             await asyncio.sleep(0)
     hub.flush()
-    await hub.drained()
+    await hub.drained(0)
+    feed.is_ended = True

@@ -142,7 +142,6 @@ class Recording:
                 return payload
 
             yield line, Frame(line.kind, line.market, line.exchange_ms, spell)
-        self.is_ended = True
 
     def _remember(self, line: Line) -> None:
         body = line.body or {}

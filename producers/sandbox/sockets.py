@@ -237,13 +237,14 @@ class Hub(Sockets):
             if connection.backlog() > BACKLOG_BYTES:
                 self._cut_off(connection)
 
-    async def drained(self) -> None:
+    async def drained(self, left_bytes: int | None = None) -> None:
         """Wait until every client has taken nearly all; a client that takes nothing for a minute is cut off."""
+        left_bytes = BUSY_BYTES if left_bytes is None else left_bytes
         loop = asyncio.get_running_loop()
         for connection in list(self.connections):
             started = loop.time()
             last = connection.backlog()
-            while connection in self.connections and (backlog := connection.backlog()) > BUSY_BYTES:
+            while connection in self.connections and (backlog := connection.backlog()) > left_bytes:
                 if backlog < last:
                     started, last = loop.time(), backlog
                 if loop.time() - started > STUCK_SECONDS:

@@ -9,10 +9,12 @@ import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from threading import Event
 
 from infra.errors import BadMessage, BadSettings, DeliveryFailed, ExchangeUnavailable, Retry
 from infra.log import Log
+from infra.manifest import as_fields, make_manifest
 from infra.settings import Settings
 from producers.upbit.addresses import Addresses, addresses_of
 from producers.upbit.backfill import Backfill
@@ -25,7 +27,7 @@ from producers.upbit.parse import ExchangeError, Parser, Status, Unusable
 from producers.upbit.rest import Quotation
 from producers.upbit.session import next_session
 from producers.upbit.source import BOOKS, FeedKind, Output, Source, Stretch
-from streams.messages import Market, OrderBook, Trade, Warmed, key_of
+from streams.messages import Market, OrderBook, RunManifest, Trade, Warmed, key_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +57,7 @@ def run(settings: Settings, log: Log, stop: Event) -> None:
             return
         outlet = Outlet(log, PROCESS)
         try:
+            outlet.send("manifests", PROCESS, _manifest(settings))
             Feed(settings, addresses, log.partitions(BOOKS), session, outlet, quotation, pool, stop).run()
         finally:
             stop.set()
@@ -103,17 +106,21 @@ class Feed:
         """Connect, read, reconnect, until told to stop; after the end of a recording only wait."""
         while not self._stop.is_set():
             try:
-                if self._is_finished:
-                    self._stop.wait(1.0)
-                elif self._connection is None:
-                    self._connect()
-                else:
-                    self._step(self._connection)
-            except ExchangeUnavailable as error:
-                self._on_lost(str(error))
+                self._turn()
             except DeliveryFailed as error:
                 self._renew(str(error))
         self._drop()
+
+    def _turn(self) -> None:
+        try:
+            if self._is_finished:
+                self._stop.wait(1.0)
+            elif self._connection is None:
+                self._connect()
+            else:
+                self._step(self._connection)
+        except ExchangeUnavailable as error:
+            self._on_lost(str(error))
 
     # --- connecting -----------------------------------------------------------------------------------------------
 
@@ -319,6 +326,16 @@ def _first_session(log: Log, stop: Event) -> int | None:
             logger.warning("the log does not answer, trying again: %s", error)
             stop.wait(backoff.pause_s())
     return None
+
+
+def _manifest(settings: Settings) -> RunManifest:
+    manifest = make_manifest(
+        PROCESS,
+        settings.model_dump(mode="json"),
+        started_ms=time.time_ns() // 1_000_000,
+        root=Path(__file__).resolve().parents[2],
+    )
+    return RunManifest(**as_fields(manifest))
 
 
 def _close(outlet: Outlet) -> None:

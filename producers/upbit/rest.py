@@ -15,7 +15,7 @@ import upbit
 from infra.errors import BadMessage, ExchangeUnavailable
 
 CODES_PER_CALL = 100
-TIMEOUT_S = 4.0
+TIMEOUT_S = 3.0
 
 
 class _Event(msgspec.Struct, frozen=True):

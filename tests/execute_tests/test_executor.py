@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from consumers.execute.attempts import Rules
-from consumers.execute.executor import Options, options_of, run_executor
+from consumers.execute.executor import run_executor
 from consumers.execute.intake import GROUP
 from consumers.execute.limits import RiskLimits
+from consumers.execute.options import Options, manifest_of, options_of
 from infra.errors import AlreadyRunning
 from infra.log import Slot, TopicSpec
 from infra.memory_log import MemoryLog
@@ -70,7 +71,7 @@ class Running:
 
     def _run(self) -> None:
         try:
-            run_executor(self.options, self.log, self.stop)
+            run_executor(self.options, self.log, self.stop, manifest=manifest_of(Settings(home=self.options.home)))
         except BaseException as error:  # noqa: BLE001 - handed to the test's thread
             self.failure = error
 
@@ -169,8 +170,21 @@ def test_buy_and_sell(running: Running) -> None:
     truth = [order for order in running.sandbox.truth() if entry.id in order["identifier"]]
     assert len(truth) == 1
     until(lambda: any(balance.currency == "KRW" for balance in running.records("balances")))
+    assert [manifest.process for manifest in running.records("manifests")] == ["execute"]
     slots = [Slot("order-intents", partition) for partition in range(12)]
     until(lambda: sum(running.log.committed(GROUP, slots).values()) == 3)
+
+
+def test_a_transaction_leaves_no_lag(running: Running) -> None:
+    transactor = running.log.transactor("trade-test")
+    intent = running.intent()
+    transactor.begin()
+    transactor.publish("order-intents", "paper-main", m.encode(intent))
+    transactor.commit(None, "trade", {})
+    until(lambda: "order-filled" in running.kinds(intent))
+    slots = [Slot("order-intents", partition) for partition in range(12)]
+    ends = {slot: end for slot, (_, end) in running.log.bounds(slots).items() if end}
+    until(lambda: running.log.committed(GROUP, ends) == ends)
 
 
 def test_limit_order_and_cancel(running: Running) -> None:

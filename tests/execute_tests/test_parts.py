@@ -14,10 +14,12 @@ from consumers.execute.attempts import Burn, OnAbsent, OnAnswer, Rules, after_bu
 from consumers.execute.bookkeeping import record_order
 from consumers.execute.clock import FRESH_MS, OTHER_MARKET_MS, MarketClock
 from consumers.execute.desk import Desk, Parts, Task
-from consumers.execute.executor import Options, run_executor
+from consumers.execute.executor import run_executor
+from consumers.execute.gateway import UpbitGateway
 from consumers.execute.journal import Journal, JournalFailed
 from consumers.execute.lanes import Lane, PacedVenue
 from consumers.execute.limits import RateBudget, RiskGate, RiskLimits
+from consumers.execute.options import Options
 from consumers.execute.reconcile import reconcile
 from consumers.execute.relay import publish_outbox, relay
 from consumers.execute.venue import (
@@ -225,7 +227,7 @@ def test_a_damaged_journal_lets_the_lock_go(tmp_path: Path) -> None:
     path = tmp_path / "execution.sqlite"
     path.write_bytes(b"no database" * 100)
     for _ in range(2):
-        with pytest.raises(Exception, match="not a database"):
+        with pytest.raises(JournalFailed, match="not a database"):
             Journal(path)
 
 
@@ -479,12 +481,14 @@ def test_market_time() -> None:
     clock.observe(5_000_000, wall[0])
     now[0] = 1.0
     assert clock.now_ms() == 5_002_000
-    clock.observe(5_001_000, wall[0])
-    assert clock.now_ms() == 5_002_000
     intent = intent_of("a", event_ms=5_001_000, expires_ms=5_004_000)
     assert not clock.is_stale(intent, wall[0])
     assert clock.is_stale(intent, wall[0] - 2_000)
-    now[0] = 3.0
+    now[0] = 60.0
+    assert not clock.is_stale(intent, wall[0]), "a market that stood still makes nothing stale"
+    clock.observe(5_001_000, wall[0] - 1_000)
+    assert clock.now_ms() == 5_003_000
+    clock.observe(5_004_001, wall[0])
     assert clock.is_stale(intent, wall[0])
     far = 5_000_000 + 3 * OTHER_MARKET_MS
     clock.observe(far, wall[0])
@@ -543,6 +547,20 @@ def test_start_up_waits_for_the_exchange(journal: Journal) -> None:
 
     assert reconcile(desk_of(journal, exchange), journal, exchange, Rules(), wait, 0) is None
     assert len(waits) == 3
+
+
+def test_woken_for_an_order_that_was_given_up(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout")]
+    desk = desk_of(journal, exchange)
+    desk.send("a")
+    attempt = journal.attempt("ob-a-1")
+    assert attempt is not None
+    journal.settle(attempt, attempt_state="ABSENT", intent_state="EXPIRED")
+    assert desk.follow("ob-a-1") == []
+    exchange.orders["ob-a-1"] = order_of("ob-a-1")
+    assert [task.kind for task in desk.follow("ob-a-1")] == ["follow"]
 
 
 # --- telling
@@ -620,8 +638,6 @@ def test_frames() -> None:
 
 
 def test_the_websocket_wakes(tmp_path: Path) -> None:
-    from consumers.execute.gateway import UpbitGateway  # noqa: PLC0415 - only this test
-
     with SandboxThread(tmp_path, kind="synthetic", plan=Plan(market_count=1), warmup_seconds=0) as sandbox:
         seen: list[str] = []
         stop = threading.Event()

@@ -36,7 +36,7 @@ def test_every_pair_of_points_is_planned() -> None:
 
 def test_a_crash_point_kills() -> None:
     code = """
-from consumers.execute.verify_child import kill_at
+from consumers.execute.crash import kill_at
 reach = kill_at("a", 2)
 reach("b")
 reach("a")

@@ -137,7 +137,10 @@ class FakeExchange:
     async def _instruments(self, request: web.Request) -> web.Response:
         codes = request.query["markets"].split(",")
         return web.json_response(
-            [{"market": code, "quote_currency": "KRW", "tick_size": "1000", "supported_levels": ["0"]} for code in codes]
+            [
+                {"market": code, "quote_currency": "KRW", "tick_size": "1000", "supported_levels": ["0"]}
+                for code in codes
+            ]
         )
 
     async def _ticks(self, request: web.Request) -> web.Response:

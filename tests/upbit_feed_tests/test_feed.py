@@ -45,6 +45,8 @@ def test_books_trades_and_heartbeats_reach_the_log(exchange: Any, start_feed: St
         ("KRW-BTC", False, "1000"), ("KRW-ETH", True, "1000"),
     ]  # fmt: skip
     assert running.kinds() == ["connected"]
+    (manifest,) = running.messages("manifests")
+    assert (manifest.process, manifest.settings["grid.grid_ms"]) == ("feed", "1000")
 
 
 def beats(running: Any) -> list[Heartbeat]:
@@ -281,7 +283,9 @@ def test_a_recording_reaches_the_log_through_websocket_and_parser(
 
 
 @pytest.mark.kafka
-def test_a_synthetic_market_warms_up_into_kafka(tmp_path: Path, kafka_log: Log, start_feed: StartFeed, wire: Any) -> None:
+def test_a_synthetic_market_warms_up_into_kafka(
+    tmp_path: Path, kafka_log: Log, start_feed: StartFeed, wire: Any
+) -> None:
     wire.create_topics(kafka_log)
     plan = Plan(market_count=3, books_per_second=5.0, seed=3)
     with SandboxThread(tmp_path, kind="synthetic", plan=plan, warmup_seconds=30) as sandbox:

@@ -1,5 +1,6 @@
 """The door: real frames, every documented oddity, and mutated frames."""
 
+import contextlib
 import json
 from collections import Counter
 from pathlib import Path
@@ -141,7 +142,8 @@ def test_books_that_cannot_be(change: dict[str, Any], word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"tp": 0}, {"tp": -1}, {"tv": 0}, {"ab": "BUY"}, {"sid": 1 << 63}, {"sid": -1}, {"sid": 1.5}, {"ttms": 0}]
+    "change",
+    [{"tp": 0}, {"tp": -1}, {"tv": 0}, {"ab": "BUY"}, {"sid": 1 << 63}, {"sid": -1}, {"sid": 1.5}, {"ttms": 0}],
 )
 def test_trades_that_cannot_be(change: dict[str, Any]) -> None:
     with pytest.raises(BadMessage):
@@ -164,10 +166,8 @@ def test_garbage(raw: bytes | str) -> None:
 
 @given(st.binary(max_size=300) | st.text(max_size=300))
 def test_nothing_but_bad_message_for_any_bytes(raw: bytes | str) -> None:
-    try:
+    with contextlib.suppress(BadMessage):
         PARSER.parse(raw, 1)
-    except BadMessage as error:
-        assert str(error)
 
 
 SEEDS = [json.dumps(BOOK, separators=(",", ":")).encode(), json.dumps(TRADE).encode(), LONG_BOOK, LONG_TRADE]

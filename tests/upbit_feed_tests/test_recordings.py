@@ -60,9 +60,8 @@ def test_plain_text_is_read_too(tmp_path: Path) -> None:
 
 def test_no_half_written_file_stays(tmp_path: Path) -> None:
     path = tmp_path / "out.gz"
-    with pytest.raises(KeyboardInterrupt), RecordingWriter(path) as writer:
-        writer.write(Frame(1, b"x"))
-        raise KeyboardInterrupt
+    with pytest.raises(AttributeError), RecordingWriter(path) as writer:
+        writer.write(b"no frame")  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,8 +80,7 @@ def test_a_full_disk_is_said_so(tmp_path: Path) -> None:
         pytest.skip("no /dev/full here")
     (tmp_path / ".out.gz.part").symlink_to("/dev/full")
     with pytest.raises(DiskFull, match="nothing was kept"), RecordingWriter(tmp_path / "out.gz") as writer:
-        for _ in range(2000):
-            writer.write(Frame(1, os.urandom(1000)))
+        writer.write(Frame(1, os.urandom(500_000)))
     (tmp_path / ".out.gz.part").symlink_to("/dev/full")
     with pytest.raises(DiskFull, match="No space left"), RecordingWriter(tmp_path / "out.gz") as writer:
         writer.write(Frame(1, b"x"))
@@ -110,7 +108,7 @@ def test_recording_from_an_exchange_that_breaks_once(tmp_path: Path, exchange: A
     exchange.drop()
     exchange.wait_subscribed(2)
     exchange.send('{"status":"UP"}')
-    wire.wait_until(lambda: (tmp_path / ".out.gz.part").exists())
+    wire.wait_until((tmp_path / ".out.gz.part").exists)
     threading.Event().wait(0.5)
     stop.set()
     thread.join(10)
