@@ -52,7 +52,8 @@ def market(names: Mapping[str, str], in_language: Language) -> str:
         ),
     )
     if asked is not None and asked not in names and chosen == codes[0]:
-        st.warning(word("unknown_market", in_language, asked=asked[:40], shown=chosen))
+        plain = "".join(sign for sign in asked if sign.isalnum() or sign == "-")[:40]  # an address may hold Markdown
+        st.warning(word("unknown_market", in_language, asked=plain, shown=chosen))
     return chosen
 
 

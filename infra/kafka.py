@@ -7,6 +7,7 @@ admin client: that one ends the whole process with a failed assertion when a bro
 
 import logging
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -66,7 +67,7 @@ class KafkaLog:
         self._askers: dict[str, Consumer] = {}
         self._committers: dict[str, Committer] = {}
         self._lock = threading.Lock()
-        self._open: list[KafkaReader | KafkaPublisher | KafkaTransactor] = []
+        self._open: weakref.WeakSet[KafkaReader | KafkaPublisher | KafkaTransactor] = weakref.WeakSet()
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create the missing ones and return their names, once the leaders of all of them serve."""
@@ -179,7 +180,7 @@ class KafkaLog:
 
     def close(self) -> None:
         """Close every connection that is still open."""
-        for one in reversed(self._open):
+        for one in list(self._open):
             try:
                 one.close()
             except ObservatorError as error:
@@ -202,7 +203,7 @@ class KafkaLog:
         self.close()
 
     def _keep(self, one: _Part) -> _Part:
-        self._open.append(one)
+        self._open.add(one)
         return one
 
     def _asker(self, group: str) -> Consumer:

@@ -5,6 +5,7 @@ transaction markers, eager group rebalances, fencing. It never touches a disk or
 """
 
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
@@ -28,7 +29,7 @@ class MemoryLog:
     ) -> None:
         self.prefix = prefix
         self.store: Store = Store(clock_ms) if beside is None else beside.store
-        self._open: list[MemoryReader] = []
+        self._open: weakref.WeakSet[MemoryReader] = weakref.WeakSet()
 
     def create_topics(self, specs: Sequence[TopicSpec]) -> list[str]:
         """Create the missing ones and return their names."""
@@ -70,7 +71,7 @@ class MemoryLog:
             for slot in starts:
                 self.store.tapes(self.prefix + slot.topic)
         reader = MemoryReader(self.store, self.prefix, starts)
-        self._open.append(reader)
+        self._open.add(reader)
         return reader
 
     def group_reader(
@@ -90,7 +91,7 @@ class MemoryLog:
             member = shared.join([self.prefix + topic for topic in topics], instance)
             self.store.changed.notify_all()
         reader = MemoryGroupReader(self.store, self.prefix, shared, member, on_assigned, on_revoked)
-        self._open.append(reader)
+        self._open.add(reader)
         return reader
 
     def bounds(self, slots: Iterable[Slot]) -> dict[Slot, tuple[int, int]]:
@@ -113,7 +114,7 @@ class MemoryLog:
 
     def close(self) -> None:
         """Close all readers; the records stay."""
-        for reader in self._open:
+        for reader in list(self._open):
             reader.close()
         self._open.clear()
 

@@ -71,6 +71,15 @@ def kafka_log(broker: "KafkaServer") -> "Iterator[KafkaLog]":
 
 
 @pytest.fixture
+def data_folder() -> Path:
+    """The real recordings: `OBSERVATOR_DATA`, else `../shared/data` beside the project."""
+    folder = Path(os.environ.get("OBSERVATOR_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip("no recordings: neither OBSERVATOR_DATA nor ../shared/data exists")
+    return folder
+
+
+@pytest.fixture
 def memory_log() -> Iterator[MemoryLog]:
     """An empty in-memory log."""
     with MemoryLog() as log:

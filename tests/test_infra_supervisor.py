@@ -80,10 +80,10 @@ def test_stops_in_reverse_order_with_kafka_last(start: Callable[..., Path], tmp_
     code = (
         "import os, signal, time; name = os.environ['SUPERVISOR_PROCESS_NAME']; "
         f"signal.signal(signal.SIGTERM, lambda *_: (open('{told}', 'a').write(name + chr(10)), exit(0))); "
-        "time.sleep(600)"
+        "print('up', flush=True); time.sleep(600)"
     )
     home = start({"kafka": code, "sandbox": code, "feed": code, "a-page": code})
-    until(lambda: len(running(home)) == 4)
+    until(lambda: all(logfiles.last_lines(home, name) for name in ("kafka", "sandbox", "feed", "a-page")))
     assert [one.name for one in supervisor.status(home)] == ["kafka", "sandbox", "feed", "a-page"]
     supervisor.down(home, 8)
     assert set(told.read_text().split()[:2]) == {"a-page", "feed"}

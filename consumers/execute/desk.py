@@ -250,7 +250,7 @@ class Desk:
     # --- open orders
 
     def follow(self, identifier: str) -> list[Task]:
-        """Look at an open order once: fills and its end. (Woken for one that was given up, it takes it as ours.)"""
+        """Look at an open order once, at its fills and its end; one that was given up and has appeared is ours."""
         attempt = self._attempt_row(identifier)
         if attempt.state == "ABSENT":
             late = self._venue.find(identifier)

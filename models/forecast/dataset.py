@@ -7,14 +7,17 @@ whose label span touches a hole is dropped and counted, never filled.
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from infra.errors import Unsupported
 from streams.market.features import NAMES, SCHEMA
 from streams.messages import Features, hash_of, key_of
+
+if TYPE_CHECKING:  # serving must not wait for pandas
+    import pandas as pd
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -92,7 +95,7 @@ def vector_of(row: Features) -> list[float | None]:
     return row.values  # noqa: PD011 a message, not a pandas object
 
 
-def from_frame(frame: pd.DataFrame) -> Rows:
+def from_frame(frame: "pd.DataFrame") -> Rows:
     """Put a frame of `streams.columns.read_frame(log, "features")` into columns."""
     fields = Features.__struct_fields__
     return collect(

@@ -1,7 +1,7 @@
 """A small market in a views database, written by `consumers.views` itself, for the tests of the page."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 
@@ -26,11 +26,11 @@ HORIZONS_MS = (5_000, 10_000)
 class World:
     """Messages as the processes write them, into an in-memory log, and from there into the database of `home`."""
 
-    def __init__(self, home: Path, feed: str = "synthetic") -> None:
+    def __init__(self, home: Path, port: int = 0) -> None:
         self.home = home
         self.settings_file = home / "settings.json"
         home.mkdir(parents=True, exist_ok=True)
-        save(Settings.model_validate({"home": home, "feed": {"kind": feed}}), self.settings_file)
+        save(Settings.model_validate({"home": home, "dashboard": {"port": port}}), self.settings_file)
         self.now_ms = time.time_ns() // 1_000_000
         self.start_ms = self.now_ms // 1000 * 1000 - BINS * 1000
         self._log = MemoryLog(clock_ms=lambda: time.time_ns() // 1_000_000)
@@ -49,10 +49,14 @@ class World:
             pass
         self._views.write()
 
-    def close(self) -> None:
+    def stop_views(self) -> None:
+        """As if `consumers.views` had ended; the next `sync` starts it again."""
         if self._views is not None:
             self._views.close()
             self._views = None
+
+    def close(self) -> None:
+        self.stop_views()
         self._log.close()
 
     def market(self, market: str, korean: str, english: str, tick: str, *, is_caution: bool = False) -> None:
@@ -211,7 +215,20 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path / "home")
-    yield world
-    world.close()
+def open_world(tmp_path: Path) -> Iterator[Callable[[int], World]]:
+    """Open a world whose page has a port."""
+    opened: list[World] = []
+
+    def open_one(port: int) -> World:
+        opened.append(World(tmp_path / "home", port))
+        return opened[-1]
+
+    yield open_one
+    for world in opened:
+        world.close()
+
+
+@pytest.fixture
+def world(open_world: Callable[[int], World]) -> World:
+    """An empty world."""
+    return open_world(8501)

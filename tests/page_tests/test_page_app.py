@@ -52,6 +52,10 @@ def figure(test: AppTest, name: str) -> str:
     return found[1]
 
 
+def address(test: AppTest) -> dict[str, str]:
+    return {name: value if isinstance(value, str) else value[-1] for name, value in test.query_params.items()}
+
+
 @pytest.mark.parametrize("language", ["ko", "en"])
 def test_the_whole_page_in_both_languages(world: "World", monkeypatch: pytest.MonkeyPatch, language: str) -> None:
     world.fill()
@@ -96,7 +100,7 @@ def test_the_numbers(world: "World", monkeypatch: pytest.MonkeyPatch) -> None:
     orders = part(test, "orders")
     assert ">▲ 매수<" in orders
     assert ">체결<" in orders  # the exchange ends a market buy as cancelled, and it was filled
-    assert ">151,827,386<" in orders
+    assert ">151,827,385<" in orders
     assert ">5,999<" in orders
     assert "&lt;b&gt;no&lt;/b&gt;" in orders
     assert "<b>" not in orders
@@ -126,23 +130,23 @@ def test_prices_follow_the_tick(world: "World", monkeypatch: pytest.MonkeyPatch)
 def test_what_is_chosen_goes_into_the_address(world: "World", monkeypatch: pytest.MonkeyPatch) -> None:
     world.fill()
     test = opened(world.settings_file, monkeypatch, lang="ko")
-    assert test.query_params == {"lang": ["ko"], "market": ["KRW-BTC"], "horizon": ["10"]}
+    assert address(test) == {"lang": "ko", "market": "KRW-BTC", "horizon": "10"}
     test.selectbox[0].set_value("KRW-PEPE").run()
     test.radio[0].set_value("en").run()
     test.select_slider[0].set_value("60").run()
-    assert test.query_params == {"lang": ["en"], "market": ["KRW-PEPE"], "horizon": ["60"]}
+    assert address(test) == {"lang": "en", "market": "KRW-PEPE", "horizon": "60"}
     assert figure(test, "market-name") == "KRW-PEPE Pepe"
 
 
 def test_a_wrong_address_is_said_and_something_is_shown(world: "World", monkeypatch: pytest.MonkeyPatch) -> None:
     world.fill()
-    query = {"lang": "xx", "market": "KRW-<b>", "horizon": "7"}
+    query = {"lang": "xx", "market": "KRW-![x](http://b)", "horizon": "7"}
     test = opened(world.settings_file, monkeypatch, **query)
-    assert [one.value for one in test.warning] == ["KRW-<b> 마켓은 여기에 없습니다. 대신 KRW-BTC 마켓을 표시합니다."]
+    assert [one.value for one in test.warning] == ["KRW-xhttpb 마켓은 여기에 없습니다. 대신 KRW-BTC 마켓을 표시합니다."]
     assert test.select_slider[0].value == "10"
     test.selectbox[0].set_value("KRW-PEPE").run()
     assert not test.warning
-    assert test.query_params["market"] == ["KRW-PEPE"]
+    assert address(test)["market"] == "KRW-PEPE"
 
 
 @pytest.mark.parametrize("state", ["missing", "no tables", "empty", "broken"])

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from infra.errors import BadSettings, DeliveryFailed
+from infra.errors import BadSettings, DeliveryFailed, DeliveryPending
 from infra.log import Log
 from infra.memory_log import MemoryLog
 from infra.settings import Settings
 from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
 from producers.upbit import addresses, feed
+from producers.upbit.outlet import Outlet
 from streams.messages import Heartbeat, Hole, OrderBook, Trade
 
 StartFeed = Callable[..., Any]
@@ -313,3 +314,40 @@ def test_the_feed_waits_for_the_log(exchange: Any, tmp_path: Path) -> None:
         stop.set()
         thread.join(30)
     assert not thread.is_alive()
+
+
+def test_a_failure_found_while_pushing_is_not_swallowed(wire: Any) -> None:
+    log = MemoryLog()
+    wire.create_topics(log)
+    answers: list[Exception] = [DeliveryPending("not yet"), DeliveryFailed("2 records were not acknowledged")]
+    asked = threading.Event()
+
+    class Failing:
+        def __init__(self) -> None:
+            self.inner = log.__class__(beside=log).publisher()
+
+        def publish(self, topic: str, key: str, value: bytes, partition: int | None = None) -> None:
+            self.inner.publish(topic, key, value, partition)
+
+        def flush(self, timeout_s: float = 10.0) -> None:
+            asked.set()
+            if answers:
+                raise answers.pop(0)
+            self.inner.flush(timeout_s)
+
+        def close(self) -> None:
+            self.inner.close()
+
+    log.publisher = lambda **_: Failing()  # type: ignore[assignment,method-assign]
+    outlet = Outlet(log, "feed")
+    for turn in range(2):
+        asked.clear()
+        outlet.push(time.monotonic_ns() + turn * 10**9)
+        assert asked.wait(5)
+        wire.wait_until(lambda: len(answers) == 1 - turn)  # noqa: B023 - called at once
+    wire.wait_until(lambda: outlet._failure is not None)
+    with pytest.raises(DeliveryFailed, match="2 records"):
+        outlet.publish([])
+    outlet.publish([])
+    outlet.close()
+    log.close()
