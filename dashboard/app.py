@@ -33,7 +33,7 @@ def _opened() -> tuple[Settings, Engine]:
 
 def main() -> None:
     """Lay the page out; what moves stands in fragments."""
-    st.set_page_config(page_title="OBservator", page_icon="📖", layout="wide", initial_sidebar_state="expanded")
+    st.set_page_config(page_title="OBservator", page_icon="📖", layout="wide", initial_sidebar_state="auto")
     markup.style()
     st.sidebar.html('<div class="ob-brand">OBservator</div>')
     language = choices.language()
@@ -42,29 +42,21 @@ def main() -> None:
     except BadSettings as error:
         st.error(word("settings", language, error=error))
         return
-    _standing(settings, engine, language)
     if settings.feed.kind in {"synthetic", "recording"}:
         markup.banner(word(settings.feed.kind, language), language)
     names = _names(engine, language)
     if not names:
-        _wait(engine, language)
+        _wait(settings, engine, language)
         return
     chosen = choices.market(names, language)
-    _page(engine, chosen, choices.horizon_ms(language), language)
-    _watch_markets(engine, frozenset(names), language)
-    markup.note(word("disclaimer", language), language, "disclaimer")
-
-
-def _page(engine: Engine, chosen: str, horizon_ms: int, language: Language) -> None:
-    _headline(engine, chosen, language)
+    horizon_ms = choices.horizon_ms(language)
     left, right = st.columns([1, 1], gap="medium")
     with left:
-        _market(engine, chosen, language)
-        _forecasts(engine, chosen, language)
+        _live(settings, engine, chosen, language)
     with right:
-        _signal(engine, chosen, horizon_ms, language)
-    _account(engine, language)
-    _pipeline(engine, chosen, language)
+        _charts(engine, chosen, horizon_ms, language)
+    _below(engine, chosen, frozenset(names), language)
+    markup.note(word("disclaimer", language), language, "disclaimer")
 
 
 @contextmanager
@@ -87,23 +79,60 @@ def _names(engine: Engine, language: Language) -> dict[str, str]:
 
 
 @st.fragment(run_every=SLOW_S)
-def _wait(engine: Engine, language: Language) -> None:
+def _wait(settings: Settings, engine: Engine, language: Language) -> None:
     """Nothing to show yet: say so until there is."""
+    _badges(settings, engine, language)
     st.info(word("waiting", language))
     if _names(engine, language):
         st.rerun()
 
 
+@st.fragment(run_every=FAST_S)
+def _live(settings: Settings, engine: Engine, chosen: str, language: Language) -> None:
+    """Badges, price, book, trades and forecasts; the one part that says when the database cannot be read."""
+    _badges(settings, engine, language)
+    with _reading(engine, language, is_quiet=False) as session:
+        for row in views.latest_markets(session, chosen)[:1]:
+            market.headline(session, row, language)
+            book, trades = st.columns([1.2, 1])
+            with book:
+                market.order_book(session, row, language)
+            with trades:
+                market.trades(session, row, language)
+            signal.newest(session, row, language)
+
+
 @st.fragment(run_every=SLOW_S)
-def _watch_markets(engine: Engine, known: frozenset[str], language: Language) -> None:
-    """Take up markets that came after the page was opened."""
+def _charts(engine: Engine, chosen: str, horizon_ms: int, language: Language) -> None:
+    """The mid price, and forecasts against outcomes."""
+    with _reading(engine, language) as session:
+        for row in views.latest_markets(session, chosen)[:1]:
+            market.price_chart(session, row, language)
+            signal.forecast(session, row, horizon_ms, language)
+
+
+@st.fragment(run_every=SLOW_S)
+def _below(engine: Engine, chosen: str, known: frozenset[str], language: Language) -> None:
+    """Money, orders, reasons, features and the pipeline; takes up markets that came after the page was opened."""
+    with _reading(engine, language) as session:
+        account.money(session, language)
+        left, right = st.columns([1.7, 1], gap="medium")
+        with left:
+            account.orders(session, language)
+            account.positions(session, language)
+            for row in views.latest_markets(session, chosen)[:1]:
+                signal.features(row, language)
+        with right:
+            account.reasons(session, language)
+            account.balances(session, language)
+            pipeline.stages(session, _now_ms(), language)
+            pipeline.feed(session, language)
     if _names(engine, language).keys() - known:
         st.rerun()
 
 
-@st.fragment(run_every=FAST_S)
-def _standing(settings: Settings, engine: Engine, language: Language) -> None:
-    """The badges that stand on every page: paper or live, made-up or played market, age of the newest data."""
+def _badges(settings: Settings, engine: Engine, language: Language) -> None:
+    """What stands on every page: paper or live, made-up or played market, age of the newest data."""
     found = [("venue", "", word("paper", language))]
     if settings.feed.kind in {"synthetic", "recording"}:
         key = "made_up" if settings.feed.kind == "synthetic" else "played"
@@ -114,70 +143,6 @@ def _standing(settings: Settings, engine: Engine, language: Language) -> None:
         found += pipeline.freshness(session, _now_ms(), round(1000 * settings.feed.stale_seconds), language)
     with st.container(key="badges"):
         markup.badges(language, found)
-
-
-@st.fragment(run_every=FAST_S)
-def _headline(engine: Engine, chosen: str, language: Language) -> None:
-    """Price and spread; the one part that says when the database cannot be read."""
-    with _reading(engine, language, is_quiet=False) as session:
-        for row in views.latest_markets(session, chosen)[:1]:
-            market.headline(session, row, language)
-
-
-@st.fragment(run_every=FAST_S)
-def _market(engine: Engine, chosen: str, language: Language) -> None:
-    """Book and trades."""
-    with _reading(engine, language) as session:
-        for row in views.latest_markets(session, chosen)[:1]:
-            book, trades = st.columns([1.2, 1])
-            with book:
-                market.order_book(session, row, language)
-            with trades:
-                market.trades(session, row, language)
-
-
-@st.fragment(run_every=SLOW_S)
-def _signal(engine: Engine, chosen: str, horizon_ms: int, language: Language) -> None:
-    """The charts."""
-    with _reading(engine, language) as session:
-        for row in views.latest_markets(session, chosen)[:1]:
-            market.price_chart(session, row, language)
-            signal.forecast(session, row, horizon_ms, language)
-
-
-@st.fragment(run_every=FAST_S)
-def _forecasts(engine: Engine, chosen: str, language: Language) -> None:
-    """The newest forecasts."""
-    with _reading(engine, language) as session:
-        for row in views.latest_markets(session, chosen)[:1]:
-            signal.newest(session, row, language)
-
-
-@st.fragment(run_every=SLOW_S)
-def _account(engine: Engine, language: Language) -> None:
-    """Money, orders and reasons."""
-    with _reading(engine, language) as session:
-        account.money(session, language)
-        left, right = st.columns([1.7, 1], gap="medium")
-        with left:
-            account.orders(session, language)
-            account.positions(session, language)
-        with right:
-            account.reasons(session, language)
-            account.balances(session, language)
-
-
-@st.fragment(run_every=SLOW_S)
-def _pipeline(engine: Engine, chosen: str, language: Language) -> None:
-    """Features, stages and the feed's events."""
-    with _reading(engine, language) as session:
-        left, right = st.columns([1.7, 1], gap="medium")
-        with left:
-            for row in views.latest_markets(session, chosen)[:1]:
-                signal.features(row, language)
-        with right:
-            pipeline.stages(session, _now_ms(), language)
-            pipeline.feed(session, language)
 
 
 def _now_ms() -> int:

@@ -16,12 +16,10 @@ import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self, cast
 
 from infra.errors import BadSettings, DiskFull
-from infra.settings import Settings
 
 _LINE = re.compile(rb"^(\d{1,12})(?:\.(\d{1,9}))?: (.+)$", re.DOTALL)
 _GZIP_BITS = 31
@@ -156,10 +154,3 @@ class RecordingWriter:
 
 def _write_error(path: Path, error: OSError) -> DiskFull:
     return DiskFull(f"the recording {path} cannot be written: {error.strerror or error}; nothing was kept")
-
-
-def record(settings: Settings, out: Path, seconds: float, stop: Event) -> int:
-    """Write the frames of the next `seconds` to `out`; see `producers.upbit.recorder`."""
-    from producers.upbit import recorder  # noqa: PLC0415 - the sandbox reads files without the client libraries
-
-    return recorder.record(settings, out, seconds, stop)

@@ -19,8 +19,7 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined] # exported without saying so
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from infra.errors import AlreadyRunning, LogUnavailable, ObservatorError, Stop
 from infra.servers.jars import Progress, default_cache, fetch_jars, jar_list
@@ -258,22 +257,33 @@ class KafkaServer:
 
 
 def wait_ready(bootstrap: str, timeout_s: float) -> None:
-    """Wait until the broker answers Metadata and every partition's leader serves; raises `LogUnavailable`."""
+    """Wait until the broker answers Metadata and every partition's leader serves; raises `LogUnavailable`.
+
+    Asked with a consumer: an admin request that times out in an outage can end the process (librdkafka 2.16.0).
+    """
     deadline = time.monotonic() + timeout_s
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 250})
+    settings = {
+        "bootstrap.servers": bootstrap,
+        "group.id": "readiness",
+        "log_level": 0,
+        "reconnect.backoff.max.ms": 250,
+    }
+    asker = Consumer(settings)
     problem: object = "no answer"
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            topics = admin.list_topics(timeout=max(0.1, min(left, 2.0))).topics
-            newest = OffsetSpec.latest()  # type: ignore[no-untyped-call] # the library gives no type
-            wanted = {TopicPartition(name, p): newest for name, topic in topics.items() for p in topic.partitions}
-            for answer in (admin.list_offsets(wanted, request_timeout=2.0) if wanted else {}).values():
-                answer.result()
-        except KafkaException as error:
-            problem = error.args[0]
-            time.sleep(0.05)
-        else:
-            return
+    try:
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                topics = asker.list_topics(timeout=max(0.1, min(left, 2.0))).topics
+                for name, topic in topics.items():
+                    for partition in topic.partitions:
+                        asker.get_watermark_offsets(TopicPartition(name, partition), timeout=2.0)
+            except KafkaException as error:
+                problem = error.args[0]
+                time.sleep(0.05)
+            else:
+                return
+    finally:
+        asker.close()
     raise LogUnavailable(f"Kafka at {bootstrap} does not serve ({problem}).")
 
 

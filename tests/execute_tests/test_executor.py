@@ -16,6 +16,7 @@ import pytest
 from consumers.execute.attempts import Rules
 from consumers.execute.executor import run_executor
 from consumers.execute.intake import GROUP
+from consumers.execute.journal import JournalFailed
 from consumers.execute.limits import RiskLimits
 from consumers.execute.options import Options, manifest_of, options_of
 from infra.errors import AlreadyRunning
@@ -347,6 +348,25 @@ def test_only_one(running: Running) -> None:
     until(running.options.journal_path.exists)
     with pytest.raises(AlreadyRunning, match="another order executor"):
         run_executor(running.options, running.log, threading.Event())
+
+
+def test_a_journal_that_cannot_be_written_ends_the_process(tmp_path: Path, sandbox: SandboxThread) -> None:
+    running = Running(tmp_path, sandbox).start()
+    fill = bought(running)
+    with contextlib.closing(sqlite3.connect(running.options.journal_path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        running.publish(running.intent())
+        until(lambda: not running.thread.is_alive(), 30)
+        other.execute("ROLLBACK")
+    assert isinstance(running.failure, JournalFailed)
+    running.failure = None
+    running.start()
+    leave = running.intent(
+        side="sell", order_type="market", funds=None, quantity=fill.executed_quantity, purpose="exit"
+    )
+    running.publish(leave)
+    until(lambda: "order-filled" in running.kinds(leave))
+    running.end()
 
 
 def test_limits_per_minute(tmp_path: Path, sandbox: SandboxThread) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from infra.errors import BadSettings, DiskFull, ExchangeUnavailable
 from infra.settings import Settings
-from producers.recordings import Frame, Recording, RecordingWriter, frame_of, record
+from producers.recordings import Frame, Recording, RecordingWriter, frame_of
+from producers.upbit.recorder import record
 
 
 @pytest.mark.parametrize(
