@@ -35,7 +35,7 @@ UV_NAMES = {
 }
 """What uv calls pip's settings; uv reads neither pip's files nor its variables."""
 HEAVY_IMPORTS = (
-    "streamlit, plotly.graph_objects, fastapi, uvicorn, pandas, pyarrow.parquet",
+    "streamlit, plotly.graph_objects, pandas, pyarrow.parquet",
     "numba, sklearn.linear_model, faust, aiokafka, sqlmodel, confluent_kafka.admin, pydantic_settings, typer",
 )
 """Imported once after installing, side by side: else every process of the first start would compile them for itself."""

@@ -573,7 +573,7 @@ def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None
     else:
         with _open_log(settings) as log:
             if _wait_for_log(settings, log, stop):
-                if name not in {"feed", "predict"}:  # they write their own, with what they alone know
+                if name not in {"feed", "predict", "execute"}:  # they write their own, with what they alone know
                     _open_run(name, settings, log)
                 with _lines_into_the_log(name, log):
                     run(settings, log, stop)

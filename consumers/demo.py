@@ -113,6 +113,9 @@ class Demo:
             if self._is_ours:
                 self.screen.say("Stopping every process ...")
                 self._end()
+        left = len(supervisor.marked(self.home))
+        if left and not problem:
+            problem = f"{left} processes did not end; `observator --home {self.home} down` ends them."
         return self._summary(problem), problem
 
     def _start(self, phases: Phases) -> None:
@@ -273,7 +276,8 @@ class Demo:
     def _read(self) -> None:
         try:
             with self.open_log() as log:
-                reader = log.reader(dict.fromkeys(slots_of(log, READ), 0))
+                starts = {slot: begin for slot, (begin, _) in log.bounds(slots_of(log, READ)).items()}
+                reader = log.reader(starts)
                 self._read_on(reader)
         except Exception as error:  # noqa: BLE001 - the outermost loop of this thread: `_check` tells it
             self._read_error = error

@@ -22,7 +22,7 @@ from infra.errors import BadSettings
 from infra.settings import Settings
 from infra.tables import views
 
-FAST_S, SLOW_S = 0.7, 2.0
+FAST_S, SLOW_S = 0.8, 2.0
 
 
 @st.cache_resource(show_spinner=False)

@@ -3,7 +3,7 @@
 from typing import Any
 
 QUIET = {"displayModeBar": False, "scrollZoom": False}
-HEIGHT = 265
+HEIGHT = 320
 
 
 def layout_of(subject: str) -> dict[str, Any]:

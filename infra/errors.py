@@ -25,7 +25,7 @@ class ObservatorError(Exception):
     """Anything this program raises on purpose."""
 
 
-class Retry(ObservatorError):
+class Retry(ObservatorError):  # noqa: N818 it names the reaction
     """Try the same again later."""
 
 
@@ -53,7 +53,7 @@ class ExchangeUnavailable(Retry):
     """The exchange does not answer, or limits us."""
 
 
-class Skip(ObservatorError):
+class Skip(ObservatorError):  # noqa: N818 same
     """This one message cannot be used; it becomes a dead letter and the next one is taken."""
 
 
@@ -61,7 +61,7 @@ class BadMessage(Skip):
     """The bytes cannot be read as a message."""
 
 
-class Stop(ObservatorError):
+class Stop(ObservatorError):  # noqa: N818 same
     """End this process; the message says what to do."""
 
 

@@ -1,7 +1,7 @@
 """Settings of a deployment: `observator.toml`, then `OBSERVATOR_...` variables (`__` for nesting), then defaults.
 
 Built once by the command line and passed down as plain arguments; no room below reads the environment. Unknown names
-are refused with the name. Secrets do not stand here: each process has its own secrets file (`infra.secrets`).
+are refused with the name. Secrets do not stand here: each process has its own secrets file (in the run folder).
 """
 
 from pathlib import Path

@@ -134,7 +134,11 @@ class _Tail:
 
     def _take(self, records: Iterator[Record]) -> None:
         for record in records:
-            row: Features = topics.decode("features", record.value)
+            try:
+                row: Features = topics.decode("features", record.value)
+            except msgspec.DecodeError as error:
+                logger.error("%s-%d offset %d is no row: %s", *record[:3], error)  # noqa: TRY400 the text says it
+                continue
             if row.grid_ms == self._options.grid_ms and row.schema == SCHEMA:
                 index = row.bin_ms // row.grid_ms - 1
                 self.history.setdefault(key_of(row.exchange, row.market), {})[index] = row

@@ -44,6 +44,7 @@ CALLS_RESERVE = 10.0
 URGENT_WORKERS = 3
 PATIENCE_S = 1.0
 CLOSE_S = 5.0
+POLL_S = 0.1
 
 
 class Executor:
@@ -152,6 +153,7 @@ class Executor:
             self._loop(intake, controls)
         finally:
             self._stop.set()
+            self._journal.told.set()
             is_done = self._urgent.close(CLOSE_S) and self._ordinary.close(CLOSE_S)
             for thread in threads:
                 thread.join(CLOSE_S)
@@ -180,7 +182,7 @@ class Executor:
                 if failure is not None:
                     raise failure
             try:
-                has_news = intake.step(0.02) + controls.step() > 0
+                has_news = intake.step(POLL_S) + controls.step() > 0
                 (watchdog.progress if has_news else watchdog.beat)()
                 if has_trouble:
                     logger.info("the log answers again")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
-from threading import RLock
+from threading import Event, RLock
 from typing import Any, NamedTuple
 
 import msgspec
@@ -83,8 +83,11 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.told = Event()
+        """Set whenever the outbox has something new."""
         self._mutex = RLock()
         self._depth = 0
+        self._has_told = False
         self._lock_file = _lock(path.with_suffix(".lock"))
         try:
             self._connection = _open(path)
@@ -110,6 +113,8 @@ class Journal:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield self._connection
                 self._connection.execute("COMMIT")
+                if self._has_told:
+                    self.told.set()
             except sqlite3.Error as error:
                 raise JournalFailed(
                     f"the order journal cannot be written ({error}): nothing is sent until its disk has room and works"
@@ -118,6 +123,7 @@ class Journal:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 self._depth = 0
+                self._has_told = False
 
     # --- what is to be done
 
@@ -241,6 +247,7 @@ class Journal:
             self._tell(events)
 
     def _tell(self, events: Iterable[OrderEvent]) -> None:
+        self._has_told = True
         for event in events:
             self._connection.execute(
                 "INSERT INTO outbox(topic, key, payload) VALUES (?, ?, ?)", (EVENTS, _pocket_of(event), encode(event))

@@ -16,7 +16,7 @@ from streams.messages import Balance, encode
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 0.05
+IDLE_S = 0.5
 TROUBLE_S = 0.5
 BALANCE_EVERY_S = 0.5
 
@@ -46,6 +46,7 @@ def relay(journal: Journal, log: Log, stop: Event, wall_ms: Callable[[], int]) -
     has_trouble = False
     while True:
         is_last = stop.is_set()
+        journal.told.clear()
         try:
             publisher = publisher or log.publisher(linger_ms=0)
             publish_outbox(journal, publisher, wall_ms)
@@ -59,7 +60,10 @@ def relay(journal: Journal, log: Log, stop: Event, wall_ms: Callable[[], int]) -
         if is_last:
             _drop(publisher)
             return
-        stop.wait(TROUBLE_S if has_trouble else IDLE_S)
+        if has_trouble:
+            stop.wait(TROUBLE_S)
+        else:
+            journal.told.wait(IDLE_S)
 
 
 def _drop(publisher: Publisher | None) -> None:

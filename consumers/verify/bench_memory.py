@@ -1,6 +1,7 @@
 """`observator bench memory`: does any process keep more than it should, over millions of records?
 
-Order books with advancing times go into the topics at ten times live speed (Faust: live speed). Each process's own
+Order books with advancing times go into the topics at ten times live speed (Faust: the real
+feed at live speed). Each process's own
 memory is sampled; the slope over records after the first fifth is given with its 95 % interval.
 """
 
@@ -79,6 +80,26 @@ class Load(threading.Thread):
             publisher.publish(topic, "", encode(beat), partition)
 
 
+class LiveLoad(threading.Thread):
+    """The real feed on the sandbox's synthetic market at live speed: only counts what it writes."""
+
+    def __init__(self, running: Deployment, records: int) -> None:
+        super().__init__(daemon=True)
+        self._running = running
+        self._records = records
+        self.written = 0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Wait until the records have come, then stop the feed."""
+        try:
+            while self.written < self._records:
+                time.sleep(1.0)
+                self.written = self._running.count("orderbooks") + self._running.count("trades")
+        except Exception as error:  # noqa: BLE001 outermost of a thread: the bench raises it
+            self.error = error
+
+
 def _book(market: str, session: int, event_ms: int, number: int) -> bytes:
     bid = 50_000.0 + (event_ms // 1000 * 7919 + number) % 100
     return encode(
@@ -129,12 +150,20 @@ def bench_memory(*, quick: bool = False) -> dict[str, object]:
 
 
 def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
-    described = {"feed": {"kind": "synthetic", "market_count": 1, "warmup_seconds": 0}, "streams": {"runner": runner}}
+    is_fed = rate <= _LIVE_RATE
+    feed = {"kind": "synthetic", "market_count": _MARKETS if is_fed else 1, "warmup_seconds": 0}
+    described = {"feed": feed, "streams": {"runner": runner}}
     names = ["streams", "predict", "trade", "execute", "views"]
     with deployment(described) as running:
         running.start("sandbox", *names)
         time.sleep(15)
-        load = Load(running.broker.bootstrap, records, rate)
+        load: Load | LiveLoad
+        if rate > _LIVE_RATE:
+            load = Load(running.broker.bootstrap, records, rate)
+        else:
+            names += ["sandbox", "feed"]
+            running.start("feed")
+            load = LiveLoad(running, records)
         load.start()
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
         while load.is_alive():
@@ -144,6 +173,8 @@ def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
                 samples[name].append((load.written / 1e6, running.own_memory_mb(name)))
         if load.error:
             raise load.error
+        if is_fed:
+            running.children.stop("feed")
         figures = _drain(running, runner, records, rate)
     for name, points in samples.items():
         slope, error = slope_of([point for point in points if point[0] >= records / 5e6])

@@ -107,13 +107,22 @@ def verify_parity(
         shutil.rmtree(home, ignore_errors=True)
     figures |= {"differing": differing, "conflicting repeats": conflicts, "kills": kills}
     enough = quick or (
-        figures["synthetic: rows with a book and a full window"] >= 100_000 and figures["synthetic: signals"] >= 100_000
+        len(recordings) >= 2
+        and figures["synthetic: rows with a book and a full window"] >= 100_000
+        and figures["synthetic: signals"] >= 100_000
     )
     passed = not differing and not conflicts and figures["control: differing after one altered byte"] > 0 and enough
     return result_of(
         "parity",
         figures,
-        {"quick": quick, "markets": markets, "market_seconds": seconds, "window_bins": window, "seed": seed},
+        {
+            "quick": quick,
+            "recordings": sorted(recordings),
+            "markets": markets,
+            "market_seconds": seconds,
+            "window_bins": window,
+            "seed": seed,
+        },
         passed=bool(passed),
     )
 

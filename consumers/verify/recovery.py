@@ -53,7 +53,7 @@ class _Run:
     def has_new_pid(self, name: str, old: int) -> bool:
         """Whether the supervisor has started it again."""
         return any(
-            one.name == name and one.pid not in {None, old} and one.state == "RUNNING"
+            one.name == name and one.pid not in {None, old} and one.state == "running"
             for one in supervisor.status(self.settings.home)
         )
 

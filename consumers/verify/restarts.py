@@ -46,10 +46,11 @@ def _run(
             seconds = []
             for _ in range(kills):
                 time.sleep(rng.uniform(2, 8))
+                killed_s = time.time()
                 running.children.kill(name)
-                killed_ms = time.time() * 1000
                 running.start(name)
-                seconds.append(wait_for_new_signals(running, killed_ms, markets, 180))
+                wait_for_new_signals(running, killed_s * 1000, markets, 180)
+                seconds.append(time.time() - killed_s)
             figures[f"{runner}: worst seconds from the kill of {name} until signals flow"] = round(max(seconds), 1)
             figures[f"{runner}: mean seconds from the kill of {name} until signals flow"] = round(
                 sum(seconds) / len(seconds), 1

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, Index, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import registry
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -114,9 +114,10 @@ class SignalTable(ViewTable, table=True):
     """Forecasts, the newest of all markets."""
 
     __tablename__: ClassVar[str] = "signal"
+    __table_args__ = (Index("signal_by_bin", "exchange", "market", "bin_ms"),)  # pages ask for the newest of a market
     id: str = Field(primary_key=True)
     exchange: str
-    market: str = Field(index=True)
+    market: str
     bin_ms: int
     horizon_ms: int
     model_id: str

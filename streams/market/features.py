@@ -41,7 +41,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
     FeatureSpec("imbalance_mean_1s", "-1..1", "no book in the last second", "mean of imbalance_l1 over the updates of the last second"),
     FeatureSpec("imbalance_mean_5s", "-1..1", "no book in the last 5 s", "mean of imbalance_l1 over the updates of the last 5 s"),
     FeatureSpec("microprice_bp", "bp", "", "size-weighted mid of the best level against mid"),
-    FeatureSpec("ofi_1s", "depths", "no depth", "order-flow imbalance of the best level over 1 s, over the mean best-level depth (arXiv 1011.6402)"),
+    FeatureSpec("ofi_1s", "depths", "no depth", "order-flow imbalance of the best level over 1 s, over the mean size of both best levels (arXiv 1011.6402)"),
     FeatureSpec("ofi_5s", "depths", "no depth", "the same over 5 s"),
     FeatureSpec("ofi_30s", "depths", "no depth", "the same over 30 s"),
     FeatureSpec("mofi_1s", "depths", "", "order-flow imbalance of levels 1 to 5, each over its own depth, over 1 s"),
@@ -61,7 +61,7 @@ FEATURES: tuple[FeatureSpec, ...] = (
     FeatureSpec("depth_width_bp", "bp", "one level a side", "distance between the fifth (or last) ask and bid level over mid"),
     FeatureSpec("trade_age_s", "s", "", "seconds from the last trade in the run to the bin's end, at most 60"),
     FeatureSpec("book_age_s", "s", "", "seconds from the last book in the run to the bin's end"),
-    FeatureSpec("books_5s", "1/s", "", "order books per second over 5 s"),
+    FeatureSpec("books_5s", "1/s", "", "order books of the last 5 s, per second"),
     FeatureSpec("quarter_phase", "0..1", "", "position inside the quarter-hour"),
 )
 # fmt: on
