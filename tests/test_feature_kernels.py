@@ -1,5 +1,6 @@
 """The kernels against an independent, slow computation in plain Python and numpy."""
 
+import itertools
 import math
 import random
 
@@ -118,14 +119,14 @@ class Oracle:
     @staticmethod
     def flow(books):
         total = 0.0
-        for (_, old_bids, old_asks), (_, bids, asks) in zip(books, books[1:], strict=False):
+        for (_, old_bids, old_asks), (_, bids, asks) in itertools.pairwise(books):
             (pb0, qb0), (pa0, qa0), (pb, qb), (pa, qa) = old_bids[0], old_asks[0], bids[0], asks[0]
             total += (pb >= pb0) * qb - (pb <= pb0) * qb0 - (pa <= pa0) * qa + (pa >= pa0) * qa0
         return total
 
     def volatility(self):
         mids = [self.mid(back) for back in range(len(self.market) - 1, -1, -1)]
-        changes = [(b - a) / a for a, b in zip(mids, mids[1:], strict=False) if a > 0 and b > 0]
+        changes = [(b - a) / a for a, b in itertools.pairwise(mids) if a > 0 and b > 0]
         return 1e4 * math.sqrt(np.mean(np.square(changes))) if changes else math.nan
 
 
