@@ -582,6 +582,7 @@ def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None
 
 
 def _become_page(settings: "Settings") -> None:
+    from infra.configuration import FILE_VARIABLE, save  # noqa: PLC0415 - only this process needs it
     from infra.servers.ports import is_free  # noqa: PLC0415 - only this process needs it
 
     page = settings.dashboard
@@ -596,6 +597,9 @@ def _become_page(settings: "Settings") -> None:
         "browser.gatherUsageStats": "false",
     }
     arguments = [sys.executable, "-m", "streamlit", "run", str(script), *(f"--{k}={v}" for k, v in options.items())]
+    kept = settings.home / "run" / "page.json"
+    save(settings, kept)
+    os.environ[FILE_VARIABLE] = str(kept)  # also what was given on the command line
     sys.stdout.flush()
     os.execv(sys.executable, arguments)  # noqa: S606 - no shell, our own arguments
 

@@ -19,6 +19,7 @@ from infra.log import Log, Publisher, Record, Slot
 from infra.loop import ConsumerLoop
 from infra.settings import Settings
 from streams import topics
+from streams.market import kernels
 from streams.messages import DeadLetter, Features, encode, key_of
 from streams.restart import restore
 from streams.stage import INPUTS, PartitionStage, StageOptions
@@ -37,6 +38,7 @@ class FeatureStage:
     """
 
     def __init__(self, log: Log, group: str, options: StageOptions, beat: Callable[[], None] | None = None) -> None:
+        kernels.warm_up()
         self._log = log
         self._group = group
         self._options = options

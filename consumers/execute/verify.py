@@ -34,7 +34,7 @@ from streams.messages import (
 
 logger = logging.getLogger(__name__)
 
-INTENTS = 4
+INTENTS = 6
 QUICK_TRIALS = 10
 ACCEPTED_NEEDED = 0.95
 LIFE_S = 20.0
@@ -349,6 +349,8 @@ def verify_orders(trials: int = 200, *, quick: bool = False, bootstrap: str = ""
     conditions = {
         "quick": quick,
         "seed": seed,
+        "intents_per_trial": INTENTS,
+        "without_faults": "trials without faults of the exchange; kills happen in them too",
         "longest_flight_s": RULES["longest_flight_s"],
         "request_timeout_s": TIMEOUT_S,
         "late_requests": f"{LONG_FLIGHT_S} s where refused identifiers are burned, {SHORT_FLIGHT_S} s where not",

@@ -383,6 +383,14 @@ def vector(run: Floats, mids: Floats, bins: int, bin_ms: int, grid_ms: int, book
     out[31] = _width(row) * per_mid
 
 
+def warm_up() -> None:
+    """Compile (or load) what the live stage calls: seconds in a cold process, best spent before a record waits."""
+    row, out = np.zeros(ROW), np.zeros(OUT)
+    apply_book(row, np.array([100.0, 1.0, 101.0, 1.0]), 1, 1, 1.0)
+    apply_trade(row, 100.0, 1.0, True, 1.0)
+    vector(row.reshape(1, -1), np.array([own_mid(row)]), 1, 1000, 1000, 60.0, out)
+
+
 @njit(cache=True)
 def _close(
     ring: Floats,
