@@ -188,6 +188,7 @@ class KafkaGroupReader(KafkaReader):
         self._on_revoked = on_revoked
         self._slots: frozenset[Slot] = frozenset()
         self._is_closing = False
+        self._has_lost = False
         self._rejoined_s = -TROUBLE_S
         super().__init__(connection, {})
 
@@ -229,6 +230,14 @@ class KafkaGroupReader(KafkaReader):
         if slot not in self._slots:
             raise ValueError(f"{slot} is not assigned to this reader")
         return slot
+
+    def _records(self, messages: Sequence[Message]) -> list[Record]:
+        """Pass over what was fetched before partitions were taken away: whoever has them now reads it."""
+        records = super()._records(messages)
+        if not self._has_lost:
+            return records
+        self._has_lost = False
+        return [record for record in records if record.slot in self._slots]
 
     def _settings(self, connection: Connection) -> dict[str, Any]:
         settings: dict[str, Any] = {
@@ -279,6 +288,7 @@ class KafkaGroupReader(KafkaReader):
             self._on_revoked(self._slots)
         self._slots = frozenset()
         self._positions.clear()
+        self._has_lost = True
 
 
 def _coordinates(message: Any) -> tuple[str, int, int]:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
+from infra.errors import Retry
 from infra.handler import Output
 from infra.log import Log, Record, slots_of
 from infra.watchdog import Watchdog
@@ -11,6 +12,8 @@ from streams.runner import FeatureStage, outputs_of
 from streams.stage import INPUTS, StageOptions
 
 logger = logging.getLogger(__name__)
+
+RETRY_S = 1.0
 
 
 class FeatureAgent:
@@ -35,7 +38,7 @@ class FeatureAgent:
             if message.tp not in self._app.consumer.assignment():
                 event.ack()  # fetched before a rebalance took the partition away
                 continue
-            outputs = self._fold(message)
+            outputs = await self._folded(message)
             if not outputs:
                 event.ack()
                 continue
@@ -57,6 +60,17 @@ class FeatureAgent:
             if tp_owned and max(first, committed.get(slot, first)) < end:
                 return f"{slot.topic}-{slot.partition}: committed {committed.get(slot)}, end {end}"
         return None
+
+    async def _folded(self, message: Any) -> list[Output]:
+        """Fold, again where the log did not answer: an error here would leave the event unacknowledged for ever."""
+        while message.tp in self._app.consumer.assignment():
+            try:
+                return self._fold(message)
+            except Retry as problem:
+                logger.warning("waiting: %s", problem)
+                self.watchdog.beat()
+                await asyncio.sleep(RETRY_S)
+        return []
 
     def _fold(self, message: Any) -> list[Output]:
         topic = message.topic.removeprefix(self._prefix)

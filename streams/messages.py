@@ -490,6 +490,10 @@ class LogLine(Message, frozen=True, kw_only=True, gc=False, tag="log-line"):
     event_ms: int
 
 
+DEAD_LETTER_BYTES = 500_000
+"""Of a record in a dead letter: a record of the log is at most a megabyte."""
+
+
 class DeadLetter(Message, frozen=True, kw_only=True, gc=False, tag="dead-letter"):
     """A record, or a frame from outside, that could not be processed: its bytes, its coordinates and the reason.
 
@@ -518,15 +522,16 @@ class DeadLetter(Message, frozen=True, kw_only=True, gc=False, tag="dead-letter"
         value: bytes,
         event_ms: int = 0,
     ) -> "DeadLetter":
-        """Wrap the original bytes."""
+        """Wrap the original bytes; of a long record the first ones, because base64 would not fit into one itself."""
+        is_cut = len(value) > DEAD_LETTER_BYTES
         return cls(
             process=process,
             topic=topic,
             partition=partition,
             offset=offset,
             key=key,
-            reason=reason,
-            value=base64.b64encode(value).decode(),
+            reason=f"{reason} (first {DEAD_LETTER_BYTES} of {len(value)} bytes)" if is_cut else reason,
+            value=base64.b64encode(value[:DEAD_LETTER_BYTES]).decode(),
             event_ms=event_ms,
         )
 

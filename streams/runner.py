@@ -46,6 +46,7 @@ class FeatureStage:
         """Called while a state is rebuilt, so that a watchdog knows that it goes on."""
         self._stages: dict[int, PartitionStage] = {}
         self._next: dict[Slot, int] = {}
+        self._owed: dict[int, list[Features]] = {}
         self.dead: list[tuple[Record, str]] = []
         self.skipped = 0
 
@@ -53,23 +54,29 @@ class FeatureStage:
         """Forget the state of revoked partitions."""
         for partition in partitions:
             self._stages.pop(partition, None)
+            self._owed.pop(partition, None)
             for topic in INPUTS:
                 self._next.pop(Slot(topic, partition), None)
 
     def apply(self, record: Record) -> list[Features]:
-        """Fold one record; return the rows to write."""
-        rows: list[Features] = []
+        """Fold one record; return the rows to write.
+
+        May be called again with the same record after a `Retry`: rows made before it are owed, and come with the rest.
+        """
+        owed = self._owed.setdefault(record.partition, [])
         if record.partition not in self._stages:
-            rows += self._restore(record.partition)
+            self._restore(record.partition, owed)
         slot = Slot(record.topic, record.partition)
         expected = self._next[slot]
         if record.offset < expected:
             self.skipped += 1
-            return rows
-        if record.offset > expected:
-            for missed in read_range(self._log, {slot: expected}, {slot: record.offset}):
-                rows += self._fold(missed)
-        return rows + self._fold(record)
+        else:
+            if record.offset > expected:
+                for missed in read_range(self._log, {slot: expected}, {slot: record.offset}):
+                    owed += self._fold(missed)
+            owed += self._fold(record)
+        self._owed[record.partition] = []
+        return owed
 
     def counts(self) -> dict[str, int]:
         """Records used and not used, by topic and reason, over the partitions owned now."""
@@ -78,7 +85,7 @@ class FeatureStage:
             total.update(stage.counts())
         return dict(total)
 
-    def _restore(self, partition: int) -> list[Features]:
+    def _restore(self, partition: int, owed: list[Features]) -> None:
         """Rebuild a partition; what was committed but lies after the rebuilt position is folded (and written) at once.
 
         The reader will not bring those records again, and a later commit would pass over their rows.
@@ -89,12 +96,11 @@ class FeatureStage:
         restored = restore(self._log, partition, by_topic, self._options, self.beat)
         self._stages[partition] = restored.stage
         self._next.update({Slot(topic, partition): offset for topic, offset in restored.positions.items()})
-        rows = restored.repeated
+        owed += restored.repeated
         for slot, offset in committed.items():
             if offset > self._next[slot]:
                 for missed in read_range(self._log, {slot: self._next[slot]}, {slot: offset}):
-                    rows += self._fold(missed)
-        return rows
+                    owed += self._fold(missed)
 
     def _fold(self, record: Record) -> list[Features]:
         self._next[record.slot] = record.offset + 1

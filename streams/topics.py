@@ -97,5 +97,8 @@ def decoder(topic: str) -> "msgspec.json.Decoder[Any]":
 
 
 def decode(topic: str, value: bytes) -> Any:
-    """Read one record of `topic`; raises `msgspec.DecodeError` or `msgspec.ValidationError`."""
-    return decoder(topic).decode(value)
+    """Read one record of `topic`; raises `msgspec.DecodeError`, whatever is wrong with the bytes."""
+    try:
+        return decoder(topic).decode(value)
+    except (UnicodeDecodeError, RecursionError) as error:  # msgspec lets these through
+        raise msgspec.DecodeError(str(error)) from error

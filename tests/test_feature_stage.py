@@ -1,16 +1,20 @@
 """The stage: which records count, holes, hand-overs, interleaving, restarts."""
 
+import asyncio
 import random
+from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from consumers.verify.disturbed import disturbed_log
+from infra.errors import LogUnavailable
 from infra.log import Slot, TopicSpec, slots_of
 from infra.memory_log import MemoryLog
-from streams import topics
+from streams import agents, topics
 from streams.market import kernels
-from streams.messages import Heartbeat, Hole, OrderBook, Trade, encode, hash_of
-from streams.runner import FeatureLoop
+from streams.messages import DeadLetter, Heartbeat, Hole, OrderBook, Trade, encode, hash_of
+from streams.runner import FeatureLoop, FeatureStage
 from streams.stage import PartitionStage, StageOptions, row_of
 from streams.topics import TOPICS
 
@@ -263,3 +267,90 @@ def test_an_unreadable_record_becomes_a_dead_letter_with_its_coordinates(written
     assert [(one.topic, one.partition, one.offset) for one in letters if one.reason] == [
         (written[0].topic, written[0].partition, end - 1)
     ]
+
+
+def test_no_reader_ends_at_bytes_that_are_no_text(written):
+    raw = encode(beat(0, 0)).replace(b"KRW-BTC", b"KRW-\xff")
+    deep = encode(beat(0, 0)).replace(b"{", b'{"x":' + b"[" * 100_000, 1)
+    for value in (raw, deep):
+        with pytest.raises(msgspec.DecodeError):
+            topics.decode("orderbooks", value)
+        log = log_of([*written[:200], written[0]._replace(value=value)])
+        loop = FeatureLoop(log, OPTIONS, poll_s=0)
+        while loop.step():
+            pass
+        loop.vanish()
+        assert sum(end for _, end in log.bounds(slots_of(log, ["dead-letters"])).values()) == 1
+
+
+def test_a_dead_letter_of_a_long_record_fits_into_the_log():
+    letter = DeadLetter.of("streams", "orderbooks", 1, 2, "k", "no JSON", b"x" * 1_000_000)
+    assert len(encode(letter)) < 1_000_000
+    assert letter.reason == "no JSON (first 500000 of 1000000 bytes)"
+
+
+def test_rows_made_before_the_log_went_away_are_still_written(written):
+    class Shaky(MemoryLog):
+        is_away = False
+
+        def reader(self, starts):
+            inner = super().reader(starts)
+            if not self.is_away:
+                return inner
+            read, left = inner.read, [1]
+
+            def failing(_max_records, timeout_s):
+                if not left:
+                    raise LogUnavailable("away")
+                left.pop()
+                return read(200, timeout_s)
+
+            inner.read = failing
+            return inner
+
+    reference = reference_of(written)
+    log = log_of(written)
+    ends = {slot: end for slot, (_, end) in log.bounds(slots_of(log, ["orderbooks"])).items()}
+    books = max(ends, key=lambda slot: ends[slot])
+    shaky = Shaky(beside=log)
+    stage = FeatureStage(shaky, "features", OPTIONS)
+    rows = []
+    for topic in ("trades", "orderbooks"):
+        slot = Slot(topic, books.partition)
+        records = []
+        reader = log.reader({slot: 0})
+        while found := reader.read(10_000, 0):
+            records += found
+        if topic == "trades":
+            for record in records:
+                rows += stage.apply(record)
+            continue
+        rows += stage.apply(records[0])
+        shaky.is_away = True
+        for _ in range(2):
+            with pytest.raises(LogUnavailable):
+                stage.apply(records[-1])
+        shaky.is_away = False
+        rows += stage.apply(records[-1])
+    made = {(row.market, row.bin_ms): hash_of(row) for row in rows}
+    assert made
+    assert made == {key: digest for key, digest in reference.items() if key[0] in {market for market, _ in made}}
+
+
+def test_faust_waits_where_the_log_does_not_answer(monkeypatch):
+    monkeypatch.setattr(agents, "RETRY_S", 0.0)
+    partition = object()
+    app = SimpleNamespace(consumer=SimpleNamespace(assignment=lambda: {partition}))
+    agent = agents.FeatureAgent(app, log_of([]), OPTIONS, group="features", prefix="")
+    answers = [LogUnavailable("away"), LogUnavailable("away"), [book(500)]]
+
+    def apply(_record):
+        answer = answers.pop(0)
+        if isinstance(answer, LogUnavailable):
+            raise answer
+        return []
+
+    agent.stage.apply = apply
+    message = SimpleNamespace(tp=partition, topic="orderbooks", partition=0, offset=0, key=b"", value=b"")
+    assert asyncio.run(agent._folded(message)) == []
+    assert answers == []

@@ -33,7 +33,7 @@ def record_order(journal: Journal, clock: MarketClock, intent: OrderIntent, iden
         if ends == "DONE" and told:
             told[-1] = msgspec.structs.replace(told[-1], is_final=True)
         else:
-            told.append(events.cancelled(intent, after, order.uuid, now_ms))
+            told.append(events.cancelled(intent, _with_others(journal, after), order.uuid, now_ms))
         journal.settle(
             after, attempt_state=ends, intent_state=ends, uuid=order.uuid, events=told, now_ms=clock.wall_ms()
         )
@@ -55,9 +55,24 @@ def _add_fills(
             paid_fee=attempt.paid_fee + fee,
         )
         journal.add_fill(attempt, order.uuid, execution, fee)
-        told.append(events.filled(intent, order, execution, fee, attempt, now_ms))
+        told.append(events.filled(intent, order, execution, fee, _with_others(journal, attempt), now_ms))
     journal.set_totals(attempt.identifier, attempt.executed_quantity, attempt.executed_funds, attempt.paid_fee)
     return told, attempt
+
+
+def _with_others(journal: Journal, attempt: AttemptRow) -> AttemptRow:
+    """An attempt with the amounts of its intent's other attempts: events tell what the intent executed in all.
+
+    Two have amounts only where one that was given up appeared after the next; `trade` must see both.
+    """
+    for other in journal.attempts_of(attempt.intent_id):
+        if other.identifier != attempt.identifier:
+            attempt = attempt._replace(
+                executed_quantity=attempt.executed_quantity + other.executed_quantity,
+                executed_funds=attempt.executed_funds + other.executed_funds,
+                paid_fee=attempt.paid_fee + other.paid_fee,
+            )
+    return attempt
 
 
 def _ends(order: Order, attempt: AttemptRow) -> str | None:

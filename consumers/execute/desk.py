@@ -178,7 +178,7 @@ class Desk:
             order = self._in_lists(row.intent.market, identifier)
             if order is None:
                 return step
-        self._acknowledge(row, attempt, order)
+        self._take_over(row, attempt, order)
         return None
 
     def resolve(self, identifier: str) -> list[Task]:
@@ -245,7 +245,14 @@ class Desk:
         if attempt.state in {"ACKED", "DONE", "CANCELLED"}:
             return []
         logger.error("%s appeared after it was given up: following it as ours", attempt.identifier)
-        return self._acknowledge(self._intent_row(attempt.identifier), attempt, order)
+        return self._take_over(self._intent_row(attempt.identifier), attempt, order)
+
+    def _take_over(self, row: IntentRow, attempt: AttemptRow, order: Order) -> list[Task]:
+        """Acknowledge an order that was found; the one that was to burn its identifier must not rest there."""
+        if order.order_type != row.intent.order_type:
+            logger.error("%s was taken as the order that had to be refused: cancelling it", attempt.identifier)
+            self._venue.cancel(order.uuid)
+        return self._acknowledge(row, attempt, order)
 
     # --- open orders
 

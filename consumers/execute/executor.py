@@ -154,7 +154,7 @@ class Executor:
         finally:
             self._stop.set()
             self._journal.told.set()
-            is_done = self._urgent.close(CLOSE_S) and self._ordinary.close(CLOSE_S)
+            is_done = all([self._urgent.close(CLOSE_S), self._ordinary.close(CLOSE_S)])  # both, whatever the first says
             for thread in threads:
                 thread.join(CLOSE_S)
             if is_done:

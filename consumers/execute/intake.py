@@ -4,7 +4,6 @@
 it is past its first attempt: what is redelivered after a crash ends at the journal's primary key.
 """
 
-import base64
 import logging
 import time
 from collections import deque
@@ -48,6 +47,7 @@ class Intake:
         self._route = route
         self._reach = reach
         self._taken: dict[Slot, deque[_Taken]] = {}
+        self._waiting: deque[Record] = deque()  # read, but not taken: the reader will not bring them again
         self._slots = slots = slots_of(log, [TOPIC])
         bounds = log.bounds(slots)
         committed = log.committed(GROUP, slots)
@@ -69,13 +69,18 @@ class Intake:
 
     def step(self, timeout_s: float) -> int:
         """Journal what has come, plan it, commit what is done; returns the number of records."""
-        records = self._reader.read(BATCH, timeout_s)
-        for record in records:
+        if not self._waiting:
+            self._waiting.extend(self._reader.read(BATCH, timeout_s))
+        count = 0
+        while self._waiting:
+            record = self._waiting[0]
             self._reach("after_poll")
             intent_id = self._take(record)
+            self._waiting.popleft()
             self._taken.setdefault(record.slot, deque()).append(_Taken(record.offset, intent_id))
+            count += 1
         self.commit()
-        return len(records)
+        return count
 
     def commit(self) -> None:
         """Commit, per partition, everything up to the first record that is still under way."""
@@ -97,7 +102,9 @@ class Intake:
         return {
             slot: position
             for slot, taken in self._taken.items()
-            if not taken and (position := self._reader.position(slot)) > self._committed.get(slot, 0)
+            if not taken
+            and not self._waiting
+            and (position := self._reader.position(slot)) > self._committed.get(slot, 0)
         }
 
     def _is_under_way(self, taken: _Taken) -> bool:
@@ -126,19 +133,15 @@ class Intake:
 
     def _bury(self, record: Record, reason: str) -> None:
         logger.error("%s/%d at %d cannot be read: %s", record.topic, record.partition, record.offset, reason)
-        letter = DeadLetter(
-            process="execute",
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            key=record.key,
-            reason=reason,
-            value=base64.b64encode(record.value).decode(),
-            event_ms=self._clock.wall_ms(),
-        )
+        letter = DeadLetter.of(
+            "execute", record.topic, record.partition, record.offset, record.key, reason, record.value,
+            self._clock.wall_ms(),
+        )  # fmt: skip
         publisher = self._log.publisher()
-        publisher.publish("dead-letters", "execute", encode(letter))
-        publisher.close()
+        try:
+            publisher.publish("dead-letters", "execute", encode(letter))
+        finally:
+            publisher.close()
 
 
 def _start(committed: int | None, bounds: tuple[int, int]) -> int:

@@ -78,14 +78,18 @@ def _drop(publisher: Publisher | None) -> None:
 def tell_balances(venue: Venue, log: Log, pocket: str, due: Event, stop: Event, now_ms: Callable[[], int]) -> None:
     """Publish the pocket's holdings whenever `due` is set, until `stop`."""
     publisher: Publisher | None = None
+    has_trouble = False
     while not stop.is_set():
         if due.wait(BALANCE_EVERY_S):
             due.clear()
             try:
                 publisher = publisher or log.publisher(linger_ms=0)
                 publish_balances(venue, publisher, pocket, now_ms())
+                has_trouble = False
             except Retry as error:
-                logger.warning("balances are told later: %s", error)
+                if not has_trouble:
+                    logger.warning("balances are told later: %s", error)
+                has_trouble = True
                 _drop(publisher)
                 publisher = None
                 due.set()

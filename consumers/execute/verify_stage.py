@@ -106,6 +106,8 @@ class Sandbox:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
+        if self._reader.ident is not None:
+            self._reader.join(5)
 
     def control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         """One call of the control interface."""

@@ -37,6 +37,8 @@ class Fold:
         self.context = context
         self.owns = owns
         self.state = State() if state is None else state
+        self.is_complete = True
+        """Whether every account is in the state; while one is put back, others having decided ends no bin."""
 
     def take(self, message: Input) -> list[Output]:
         """Take one record; messages that mean nothing to trade give nothing."""
@@ -105,9 +107,19 @@ class Fold:
             wanted = account.settings.horizons_ms
             if signal.horizon_ms in wanted and all(horizon in found.signals for horizon in wanted):
                 outputs += self._decide(account, key, found)
-        if all(account.decided.get(key) == found.bin_ms for account in self.state.accounts.values()):
+        if self.is_complete and self._have_all_decided(key, found):
             _let_go(found)
         return outputs
+
+    def _have_all_decided(self, key: str, found: Bin) -> bool:
+        return all(account.decided.get(key) == found.bin_ms for account in self.state.accounts.values())
+
+    def complete(self) -> None:
+        """All accounts are back: let go of the bins that nobody waits for any more."""
+        self.is_complete = True
+        for key, found in self.state.shared.bins.items():
+            if not found.is_closed and self._have_all_decided(key, found):
+                _let_go(found)
 
     def _close_bin(self, key: str) -> list[Output]:
         """Decide with what came; later signals of this bin are too late."""

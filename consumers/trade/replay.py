@@ -73,6 +73,7 @@ def restore(log: Log, shard: Shard, parameters: Parameters, owns: Callable[[str]
     shared = Shared() if view is None else decode_shared(view.state.state)
     cursor: Mapping[str, int] = {} if view is None else view.cursor
     fold = Fold(parameters, money_context(), owns, State(shared=shared))
+    fold.is_complete = not waiting
     firsts = inputs.first_offsets(log)
     positions = {slot: cursor.get(inputs.slot_name(slot), first) for slot, first in firsts.items()}
     home = Slot("trade-inputs", shard.home)
@@ -109,6 +110,8 @@ def _admit(fold: Fold, waiting: dict[str, _Snapshot], entry: m.TradeInput | None
     for name in ready:
         fold.state.accounts[name] = decode_account(waiting.pop(name).state.state)
     fold.state.accounts = dict(sorted(fold.state.accounts.items()))
+    if not waiting:
+        fold.complete()
 
 
 def replay(

@@ -55,9 +55,18 @@ def partition_for(market: str) -> int:
 
 
 def disturbed_log(
-    markets: int, seconds: int, seed: int = 1, *, books_per_second: float = 1.5, levels: int = 15
+    markets: int,
+    seconds: int,
+    seed: int = 1,
+    *,
+    books_per_second: float = 1.5,
+    levels: int = 15,
+    lost_share: float = 2e-4,
 ) -> list[Written]:
-    """Write the log: `markets` markets over `seconds` of market time, sorted by time of writing."""
+    """Write the log: `markets` markets over `seconds` of market time, sorted by time of writing.
+
+    `lost_share` of the records are lost on the way: each ends the runs of all markets in its partition.
+    """
     names = [f"KRW-T{i:03d}" for i in range(markets)]
     start = 1_700_000_000_000
     half, most = markets // 2, markets - markets // 5
@@ -73,12 +82,14 @@ def disturbed_log(
     ]
     written: list[Written] = []
     for number, session in enumerate(sessions):
-        written += _write(session, random.Random(seed * 1_000 + number), books_per_second, levels)  # noqa: S311 a simulation
+        written += _write(session, random.Random(seed * 1_000 + number), books_per_second, levels, lost_share)  # noqa: S311 a simulation
     written.sort(key=lambda record: record.at_ms)
     return written
 
 
-def _write(session: _Session, rng: random.Random, books_per_second: float, levels: int) -> Iterator[Written]:
+def _write(
+    session: _Session, rng: random.Random, books_per_second: float, levels: int, lost_share: float
+) -> Iterator[Written]:
     """One session's records in the order it writes them."""
     prices = {name: _Price(10 ** rng.uniform(1, 6), 0.0) for name in session.markets}
     for price in prices.values():
@@ -114,7 +125,7 @@ def _write(session: _Session, rng: random.Random, books_per_second: float, level
         else:
             trade_id += rng.randrange(1, 5)
             message = _trade(session, market, price, exchange_ms, at_ms, trade_id, rng)
-        pending.append(_record(session, at_ms, market, message, is_lost=0.9990 < disturbance < 0.9992))
+        pending.append(_record(session, at_ms, market, message, is_lost=0.9990 < disturbance < 0.9990 + lost_share))
         if disturbance > 0.9995:
             pending.append(_record(session, at_ms, market, message))  # twice
         yield from pending

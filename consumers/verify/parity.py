@@ -71,8 +71,8 @@ def verify_parity(
     recordings: Mapping[str, Sequence[Written]], *, quick: bool = False, seed: int = 1
 ) -> dict[str, object]:
     """Run every input through every way; `recordings` are inputs made by the caller, by name."""
-    markets, seconds, window = (12, 120, 40) if quick else (60, 3_000, 300)
-    disturbed = disturbed_log(markets, seconds, seed)
+    markets, seconds, window = (12, 120, 40) if quick else (60, 2_700, 300)
+    disturbed = disturbed_log(markets, seconds, seed, lost_share=2e-4 if quick else 2e-5)
     if quick:
         recordings = dict(sorted(recordings.items(), key=lambda item: len(item[1]))[:1])
     figures: dict[str, float] = {}

@@ -9,13 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
 import psutil
 
+from infra.errors import Retry
 from infra.kafka import KafkaLog
 from infra.log import TopicSpec
 from infra.servers.jars import default_cache
@@ -110,7 +111,13 @@ def own_broker(home: Path, heap_mb: int = 512) -> Iterator[KafkaServer]:
 
 def create_all_topics(log: KafkaLog) -> None:
     """Create every topic under the log's prefix."""
-    log.create_topics([TopicSpec(topic.name, topic.partitions, topic.config) for topic in TOPICS.values()])
+    specs = [TopicSpec(topic.name, topic.partitions, topic.config) for topic in TOPICS.values()]
+
+    def are_there() -> bool:
+        log.create_topics(specs)
+        return True
+
+    wait_until(are_there, 60, "topics")
 
 
 def result_of(
@@ -125,7 +132,8 @@ def wait_until(question: Callable[[], bool], timeout_s: float, what: str, every_
     """Wait until `question()` is true; returns the seconds it took, raises `TimeoutError` naming `what`."""
     started = time.monotonic()
     while time.monotonic() - started < timeout_s:
-        if question():
-            return time.monotonic() - started
+        with suppress(Retry):  # the log does not answer for a moment
+            if question():
+                return time.monotonic() - started
         time.sleep(every_s)
     raise TimeoutError(f"{what}: not within {timeout_s:.0f} s")

@@ -137,9 +137,12 @@ class Feed:
     def _choose(self) -> None:
         """Ask which markets there are; those that do not exist are named and left out."""
         try:
-            chosen = choose(self._settings.feed, self._quotation.markets())
+            listings = self._quotation.markets()
         except BadMessage as error:
             raise ExchangeUnavailable(str(error)) from error
+        if not listings and not self._addresses.is_local:
+            raise ExchangeUnavailable("the exchange lists no market at all")
+        chosen = choose(self._settings.feed, listings)
         for market in chosen.unknown:
             self._say("refused", f"the exchange does not list {market}; it is left out", [market])
         if not chosen.markets:
@@ -162,9 +165,10 @@ class Feed:
         """Some records are lost, nobody knows which: a new session, whose first heartbeat says from where on."""
         logger.error("delivery failed, a new session begins: %s", reason)
         session = max(self._source.session + 1, time.time_ns() // 1_000_000)
-        self._source = self._new_source(session, self._source.closed_ms)
+        self._source = self._new_source(session, self._source.complete_to_ms)
         self._parser = Parser(EXCHANGE, SOURCE, session)
         self._frames = 0
+        self._is_asking = self._addresses.is_local  # the word that the warm-up is over may be among what was lost
 
     def _new_source(self, session: int, since_ms: int) -> Source:
         return Source(
@@ -264,7 +268,7 @@ class Feed:
         if (markets := self._described.result(now_ns)) is not None:
             for market in markets:
                 self._outlet.send("markets", key_of(EXCHANGE, market.market), market)
-        for done in [future for future in self._backfills if future.done()]:
+        for done in [future for future in self._backfills if future.done() and self._source.is_live]:
             self._backfills.remove(done)
             if trades := outcome(done):
                 self._outlet.publish(self._source.backfill(trades))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from consumers.execute import events
@@ -16,6 +17,7 @@ from consumers.execute.clock import FRESH_MS, OTHER_MARKET_MS, MarketClock
 from consumers.execute.desk import Desk, Parts, Task
 from consumers.execute.executor import run_executor
 from consumers.execute.gateway import UpbitGateway
+from consumers.execute.intake import Intake
 from consumers.execute.journal import Journal, JournalFailed
 from consumers.execute.lanes import Lane, PacedVenue
 from consumers.execute.limits import RateBudget, RiskGate, RiskLimits
@@ -37,11 +39,12 @@ from consumers.execute.venue import (
 )
 from consumers.execute.wakeup import identifier_of, listen
 from infra.errors import AlreadyRunning, DeliveryFailed, DeliveryPending, ExchangeUnavailable, Unsupported
-from infra.log import Record
+from infra.log import Record, TopicSpec
 from infra.memory_log import MemoryLog
 from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
 from streams import messages as m
+from streams import topics
 
 
 def intent_of(name: str, **values: object) -> m.OrderIntent:
@@ -673,3 +676,76 @@ def test_an_executor_that_is_stopped_while_the_exchange_is_away(tmp_path: Path) 
     )
     threading.Timer(0.3, stop.set).start()
     run_executor(options, MemoryLog(), stop)
+
+
+# --- what a second look found
+
+
+def sold(number: int, quantity: int) -> Execution:
+    return Execution(f"t{number}", Decimal(100), Decimal(quantity), Decimal(100 * quantity))
+
+
+def test_an_exit_that_was_given_up_and_sold_after_all_is_told_on_top(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    for number in (1, 2):
+        identifier = f"ob-a-{number}"
+        told = events.sent(intent_of("a"), number, identifier, 0)
+        assert journal.begin_attempt("a", number, identifier, told, 0)
+        attempt = journal.attempt(identifier)
+        assert attempt is not None
+        journal.settle(attempt, attempt_state="ABSENT", intent_state="RETRY")
+    exchange = Exchange()
+    desk = desk_of(journal, exchange)
+    for number in (2, 1):
+        order = order_of(
+            f"ob-a-{number}", "done", executed_quantity=Decimal(6), paid_fee=Decimal(3), executions=(sold(number, 6),)
+        )
+        desk.adopt(order)
+        desk.record(order.identifier, order)
+    rows = [msgspec.json.decode(row.payload) for row in journal.unpublished()]
+    fills = [(row["executed_quantity"], row["executed_funds"], row["paid_fee"]) for row in rows if "fill_id" in row]
+    assert [tuple(map(Decimal, amounts)) for amounts in fills] == [(6, 600, 3), (12, 1200, 6)]
+
+
+def test_a_burning_order_that_a_look_up_finds_is_cancelled(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout")]
+    desk = desk_of(journal, exchange)
+    desk.send("a")
+    exchange.orders["ob-a-1"] = order_of("ob-a-1", order_type="limit")
+    assert [task.kind for task in desk.resolve("ob-a-1")] == ["follow"]
+    assert exchange.cancelled == ["u-ob-a-1"]
+
+
+def test_decisions_behind_one_that_must_wait_are_not_passed_over(journal: Journal) -> None:
+    failures: list[Exception] = [DeliveryFailed("the log is away")]
+
+    class Log(MemoryLog):
+        def publisher(self, *, linger_ms: float = 5.0) -> Flaky:  # type: ignore[override]
+            del linger_ms
+            return Flaky(failures)
+
+    log = Log()
+    log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
+    writer = MemoryLog.publisher(log)
+    for value in (b"not json", m.encode(intent_of("a")), m.encode(intent_of("b"))):
+        writer.publish("order-intents", "paper-main", value)
+    tasks: list[Task] = []
+    intake = Intake(log, journal, MarketClock(lambda: 0.0, lambda: 0), tasks.append, lambda _: None)
+    with pytest.raises(DeliveryFailed):
+        intake.step(0.0)
+    assert intake.step(0.0) == 3
+    assert [task.id for task in tasks] == ["a", "b"]
+    assert journal.intents("NEW") == ["a", "b"]
+    intake.close()
+
+
+def test_a_burning_order_among_the_open_ones_is_cancelled_at_the_start(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout")]
+    desk = desk_of(journal, exchange)
+    desk.send("a")
+    desk.adopt(order_of("ob-a-1", order_type="limit"))
+    assert exchange.cancelled == ["u-ob-a-1"]

@@ -339,3 +339,30 @@ def test_a_real_broker_gives_the_same_restart(kafka_log: Log, make: SimpleNamesp
     assert encode(again.state) == encode(trader.fold.state)
     assert trader.behind() is None
     trader.close()
+
+
+@pytest.mark.parametrize("killed_after", range(1, 9))
+def test_a_bin_that_is_half_there_at_a_kill_is_decided_as_without_one(
+    log: MemoryLog, clock: Clock, make: SimpleNamespace, killed_after: int
+) -> None:
+    publisher, key = log.publisher(), "upbit:KRW-BTC"
+    for name in ("paper", "other"):
+        publisher.publish("controls", name, m.encode(make.settings(account=name)))
+    trader = Trader(log, Shard(), PARAMETERS)
+    signals = [make.signal(T0 + step * 900, horizon, 1.0) for step in (1, 2, 3, 4) for horizon in (5000, 10000)]
+    for count, signal in enumerate(signals, 1):
+        clock.now_ms += 450
+        if count % 2:
+            publisher.publish("features", key, m.encode(make.features(signal.bin_ms)))
+        publisher.publish("signals", key, m.encode(signal))
+        trader.step(clock.now_ms, 0.0)
+        trader.commit(clock.now_ms)
+        if count == killed_after:
+            before = encode(trader.fold.state)
+            trader = Trader(log, Shard(), PARAMETERS)
+            assert encode(trader.fold.state) == before
+    again = Fold(PARAMETERS, money_context(), owner_of(Shard()))
+    made = list(replay.replay(log, PARAMETERS, fold=again))
+    assert [m.encode(one) for one in made if isinstance(one, m.OrderIntent)] == [m.encode(i) for i in intents(log)]
+    assert [m.encode(one) for one in made if isinstance(one, m.Veto)] == [m.encode(one) for one in vetoes(log)]
+    assert encode(again.state) == encode(trader.fold.state)

@@ -18,6 +18,7 @@ from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
 from producers.upbit import addresses, feed
 from producers.upbit.outlet import Outlet
+from producers.upbit.session import next_session
 from streams.messages import Heartbeat, Hole, OrderBook, Trade
 
 StartFeed = Callable[..., Any]
@@ -351,3 +352,62 @@ def test_a_failure_found_while_pushing_is_not_swallowed(wire: Any) -> None:
     outlet.publish([])
     outlet.close()
     log.close()
+
+
+def test_a_record_that_is_no_message_does_not_keep_the_feed_from_starting(wire: Any) -> None:
+    log = MemoryLog()
+    wire.create_topics(log)
+    log.publisher().publish("orderbooks", "", b'{"session":"', 0)
+    log.publisher().publish("trades", "", b'{"session":"\xff"}', 0)
+    log.publisher().publish("trades", "", b'{"session":70}', 0)
+    assert next_session(log, 5) == 71
+    log.close()
+
+
+def test_the_word_that_the_market_is_warm_is_said_again_by_a_new_session(
+    exchange: Any, start_feed: StartFeed, wire: Any
+) -> None:
+    log = MemoryLog()
+    wire.create_topics(log)
+    plain, failures = log.publisher, [True]
+
+    class Failing:
+        def __init__(self) -> None:
+            self.inner = plain()
+
+        def publish(self, topic: str, key: str, value: bytes, partition: int | None = None) -> None:
+            if failures and (topic, key) == ("orderbooks", "upbit:KRW-ETH"):
+                failures.clear()
+                raise DeliveryFailed("3 records were not acknowledged")
+            self.inner.publish(topic, key, value, partition)
+
+        def flush(self, timeout_s: float = 10.0) -> None:
+            self.inner.flush(timeout_s)
+
+        def close(self) -> None:
+            self.inner.close()
+
+    log.publisher = lambda **_: Failing()  # type: ignore[assignment,method-assign]
+    exchange.status = {"is_warm": True, "warm_ms": 5}
+    running = start_feed(exchange.port, log)
+    exchange.wait_subscribed()
+    wire.wait_until(lambda: [one.event_ms for one in running.messages("controls")] == [5])
+    exchange.send(wire.book("KRW-ETH", wire.now_ms))
+    wire.wait_until(lambda: [one.event_ms for one in running.messages("controls")] == [5, 5])
+    running.end()
+    log.close()
+
+
+def test_an_exchange_that_lists_nothing_is_asked_again(
+    exchange: Any, start_feed: StartFeed, wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"127.0.0.1:{exchange.port}"
+    real = addresses.Addresses(f"http://{place}", f"ws://{place}/websocket/v1", "")
+    monkeypatch.setattr(feed, "addresses_of", lambda _settings: real)
+    exchange.markets = []
+    running = start_feed(exchange.port)
+    wire.wait_until(lambda: "refused" in running.kinds())
+    exchange.markets = ["KRW-BTC"]
+    exchange.wait_subscribed()
+    running.end()
+    assert running.error is None

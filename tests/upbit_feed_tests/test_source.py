@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -260,3 +261,12 @@ def test_a_recording_gives_the_same_records_every_time(
     assert late <= 0.01 * (books + trades)
     last = max(message.exchange_ms for message in read(outputs) if not isinstance(message, Heartbeat))
     assert set(closed.values()) == {last // 1000 * 1000 + 1000}
+
+
+def test_a_back_fill_that_an_earlier_session_asked_for_is_counted_in_this_one() -> None:
+    source = Source("upbit", "upbit", 6, MARKETS, grid_ms=1000, lateness_ms=500, speed=1.0, partitions=4, since_ms=T0)
+    assert source.complete_to_ms == T0
+    source.take(msgspec.structs.replace(book(T0), session=6), 0)
+    (late,) = read(source.backfill([trade(T0, 9, origin="backfill")]))
+    assert (late.session, late.trade_id, late.origin) == (6, 9, "backfill")
+    assert source.complete_to_ms > T0
