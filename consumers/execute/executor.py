@@ -8,6 +8,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from threading import Event, Thread
 from typing import TypeVar
 
@@ -292,12 +293,18 @@ def run(settings: Settings, log: Log, stop: Event) -> None:
     refuse_real_exchange()
     remove_exchange_variables(os.environ)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes a line per request
-    path = settings.home / "run" / "secrets" / settings.paper.pocket
+    key = _wait_for_key(settings.home / "run" / "secrets" / settings.paper.pocket, stop)
+    if key is not None:
+        run_executor(options_of(settings, key), log, stop, manifest=manifest_of(settings))
+
+
+def _wait_for_key(path: Path, stop: Event, pause_s: float = PATIENCE_S) -> str | None:
+    """The key, once it is in its file (which is there a moment before that); None when the process is to end first."""
     is_told = False
-    while not path.exists():
+    while not (key := path.read_text().strip() if path.exists() else ""):
         if not is_told:
             logger.warning("not trading until the sandbox exchange has written the key %s", path.name)
             is_told = True
-        if stop.wait(PATIENCE_S):
-            return
-    run_executor(options_of(settings, path.read_text().strip()), log, stop, manifest=manifest_of(settings))
+        if stop.wait(pause_s):
+            return None
+    return key

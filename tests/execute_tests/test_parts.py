@@ -15,7 +15,7 @@ from consumers.execute.attempts import Burn, OnAbsent, OnAnswer, Rules, after_bu
 from consumers.execute.bookkeeping import record_order
 from consumers.execute.clock import FRESH_MS, OTHER_MARKET_MS, MarketClock
 from consumers.execute.desk import Desk, Parts, Task
-from consumers.execute.executor import run_executor
+from consumers.execute.executor import _wait_for_key, run_executor
 from consumers.execute.gateway import UpbitGateway
 from consumers.execute.intake import Intake
 from consumers.execute.journal import Journal, JournalFailed
@@ -749,3 +749,15 @@ def test_a_burning_order_among_the_open_ones_is_cancelled_at_the_start(journal: 
     desk.send("a")
     desk.adopt(order_of("ob-a-1", order_type="limit"))
     assert exchange.cancelled == ["u-ob-a-1"]
+
+
+def test_the_key_is_waited_for_until_it_is_in_its_file(tmp_path: Path) -> None:
+    path, stop = tmp_path / "paper-main", threading.Event()
+    path.touch()
+    later = threading.Timer(0.1, lambda: path.write_text("key\n"))
+    later.start()
+    assert _wait_for_key(path, stop, 0.02) == "key"
+    later.join()
+    path.write_text("")
+    stop.set()
+    assert _wait_for_key(path, stop, 0.02) is None
