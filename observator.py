@@ -149,6 +149,7 @@ def up(context: typer.Context) -> None:
 
     settings = _settings(context)
     _refuse_unreachable(settings)
+    _refuse_another_feed(settings)
     with Screen(sys.stderr).phases() as phases:
         phases.begin("Preparing Kafka")
         _prepare_kafka(settings, phases.progress)
@@ -542,6 +543,20 @@ def _refuse_unreachable(settings: "Settings") -> None:
             raise Stop(reason)
     if settings.feed.kind == "recording" and not (settings.feed.recording and settings.feed.recording.is_file()):
         raise BadSettings("The feed is a recording, and `feed.recording` names no file that exists.")
+
+
+def _refuse_another_feed(settings: "Settings") -> None:
+    """One log holds one market's time: a recording of 2021 after a live feed would be older than every closed bin."""
+    kept = settings.home / "run" / "feed"
+    feed = settings.feed
+    mine = f"{feed.kind} {feed.recording.name if feed.recording else ''} prefix {settings.kafka.prefix!r}"
+    if kept.is_file() and (known := kept.read_text()) != mine:
+        raise BadSettings(
+            f"The log of this run folder was written by the feed {known}; this one is {mine}. "
+            "Use another folder (--home) or another kafka.prefix."
+        )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(mine)
 
 
 def _with_free_page(settings: "Settings") -> "Settings":

@@ -4,6 +4,7 @@ Both read committed records only and sit out a broker that is away. A batch is w
 wait to fill it, so one `poll(t)` waits and `consume(n - 1, 0)` takes the rest.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -266,7 +267,8 @@ class KafkaGroupReader(KafkaReader):
             return
         self._rejoined_s = time.monotonic()
         client_logger().warning("fenced after an outage, joining once more: %s", fenced)
-        self._revoked(self.consumer, [])
+        with contextlib.suppress(Fenced):  # its last commit is refused for the same reason
+            self._revoked(self.consumer, [])
         self._is_closing = True
         super().close()
         self._is_closing = False

@@ -89,4 +89,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._is_over.wait(min(self._limit_s / 4, 1.0)):
-            self.check()
+            try:
+                self.check()
+            except Exception:  # the outermost loop of this thread: a watchdog that died would watch nothing
+                _logger.exception("the watchdog's question failed; it asks again")

@@ -17,7 +17,7 @@ import pytest
 
 import observator
 from infra import configuration
-from infra.errors import Stop
+from infra.errors import BadSettings, Stop
 from infra.kafka import KafkaLog
 from infra.log import Log, TopicSpec, slots_of
 from infra.servers.kafka import KafkaServer
@@ -267,6 +267,14 @@ def test_up_status_down(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     finally:
         code, out, _ = run("down")
     assert (code, out.startswith("Stopped")) == (0, True)
+
+
+def test_another_feed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"home": tmp_path, "feed": {"kind": "upbit"}})
+    observator._refuse_another_feed(settings)
+    observator._refuse_another_feed(settings)
+    with pytest.raises(BadSettings, match="another folder"):
+        observator._refuse_another_feed(Settings(home=tmp_path))
 
 
 def test_settings_of_the_processes_are_those_of_the_run(tmp_path: Path) -> None:

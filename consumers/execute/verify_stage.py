@@ -147,7 +147,7 @@ class Sandbox:
                 time.sleep(0.2)
             finally:
                 socket.close(timeout=1)
-                socket.shutdown()  # `close` leaves it open where the other side closed first
+                socket.shutdown()  # type: ignore[no-untyped-call]  # `close` leaves it open where the other side closed first
 
 
 class Executors:

@@ -42,7 +42,7 @@ def listen(address: str, access_key: str, secret_key: str, on_order: Callable[[s
             logger.info("the private websocket is away (%s): orders are polled", error)
         finally:
             socket.close(timeout=1)
-            socket.shutdown()  # `close` leaves it open where the other side closed first
+            socket.shutdown()  # type: ignore[no-untyped-call]  # `close` leaves it open where the other side closed first
         stop.wait(pause_s)
         pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
