@@ -409,10 +409,12 @@ def bench(
     name: Annotated[str, typer.Argument(help="What to measure; `list` names all.")],
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Small figures, for the tests.")] = False,
+    runs: Annotated[int | None, typer.Option(min=1, help="Number of runs where it has some.")] = None,
     as_json: Json = False,
 ) -> None:
     """Measure against a target; exit code 0 only where it is met."""
-    _run_figures(context, BENCH, name, {"quick": quick}, is_json=as_json)
+    further = {} if runs is None else {"runs": runs}
+    _run_figures(context, BENCH, name, {"quick": quick, **further}, is_json=as_json)
 
 
 def main() -> None:
