@@ -26,12 +26,13 @@ class FeatureAgent:
         self._log = log
         self._group = group
         self._pending: set[asyncio.Task[None]] = set()
+        self._beating: asyncio.Task[None] | None = None
         self.watchdog = Watchdog(self._behind)
         self.stage.beat = self.watchdog.beat
 
     async def run(self, stream: Any) -> None:
         """Fold every event of the assigned partitions; the order within a partition is the log's."""
-        self.watchdog.start()
+        self._begin_to_watch()
         async for event in stream.noack().events():
             self.watchdog.progress()
             message = event.message
@@ -46,6 +47,17 @@ class FeatureAgent:
             task = asyncio.ensure_future(self._settle(event, deliveries))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
+
+    def _begin_to_watch(self) -> None:
+        """From the first start of the agent on: joining the group may take long, a blocked event loop may not."""
+        if self._beating is None:
+            self.watchdog.start()
+            self._beating = asyncio.ensure_future(self._beat())
+
+    async def _beat(self) -> None:
+        while True:
+            self.watchdog.beat()
+            await asyncio.sleep(1.0)
 
     async def on_revoked(self, *args: Any, **_: Any) -> None:
         """Forget the state of partitions that are taken away."""

@@ -65,11 +65,6 @@ def create_app(
     source = app.topic(*names, value_type=bytes, value_serializer="raw", key_type=bytes, key_serializer="raw")
     app.agent(source, name="features")(agent.run)
     app.on_partitions_revoked.connect(agent.on_revoked)
-
-    async def beat() -> None:
-        agent.watchdog.beat()
-
-    app.timer(interval=1.0)(beat)
     return app
 
 

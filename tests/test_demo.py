@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import signal
 import threading
 import time
@@ -43,7 +44,7 @@ def demo(home: Path, broker: KafkaServer, processes: dict[str, str], **changes: 
 
 
 def stand_in(script: str) -> str:
-    return f"python {STAND_IN} {script}"
+    return f"python {shlex.quote(str(STAND_IN))} {script}"
 
 
 @pytest.fixture

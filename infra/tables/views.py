@@ -7,6 +7,8 @@ dictionaries whose JSON is read; they never write.
 
 import json
 import math
+import sqlite3
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlmodel import Field, Session, SQLModel, create_engine, text
 
 FILE = Path("db/views.sqlite")
+_OPEN_TRIES = 50
 
 
 class ViewTable(SQLModel, registry=registry()):
@@ -310,8 +313,17 @@ def open_views(path: Path) -> Engine:
 
 def _prepare(connection: DBAPIConnection, _record: object) -> None:
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=10000"):
+    # The wait comes first: two processes may open a new file at the same moment, and only one can turn it to WAL.
+    for pragma in ("busy_timeout=10000", "synchronous=NORMAL"):
         cursor.execute(f"PRAGMA {pragma}")
+    for attempt in range(_OPEN_TRIES):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError:
+            if attempt == _OPEN_TRIES - 1:
+                raise
+            time.sleep(0.1)
     cursor.close()
 
 
