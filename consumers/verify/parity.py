@@ -56,6 +56,7 @@ class Outcome:
     repeated: int = 0
     conflicts: int = 0
     kills: int = 0
+    stuck: int = 0
     seconds: float = 0.0
 
     def difference(self, other: "Outcome") -> int:
@@ -99,6 +100,7 @@ def verify_parity(
                     label = f"{name} {way.runner} {way.workers} workers batch {way.batch}"
                     figures[f"{label}: differing"] = different
                     figures[f"{label}: repeated"] = outcome.repeated
+                    figures[f"{label}: ended by a watchdog"] = outcome.stuck
                     figures[f"{label}: seconds"] = round(outcome.seconds, 1)
                 if name == "synthetic":
                     altered = run_in_memory(settings, list(alter_one_byte(records, seed)), 1)
@@ -268,6 +270,7 @@ def run_on_kafka(way: Way, settings: Settings, records: Sequence[Written], boots
         wait_until(lambda: _is_done(log, "predict", ["features"], children), 300, f"{way}: signals", 0.5)
         outcome = outcome_of(log, settings.grid.window_bins)
         outcome.kills = children.kills
+        outcome.stuck = children.stuck
     return outcome
 
 

@@ -22,7 +22,11 @@ from infra.log import TopicSpec
 from infra.servers.jars import default_cache
 from infra.servers.kafka import KafkaServer
 from infra.settings import Settings
+from infra.watchdog import EXIT_STUCK
 from streams.topics import TOPICS
+
+
+_MOST_STUCK = 20
 
 
 class Children:
@@ -32,7 +36,10 @@ class Children:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="observator-verify-"))
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._outputs: list[IO[bytes]] = []
+        self._started: dict[str, tuple[list[str], dict[str, str]]] = {}
         self.kills = 0
+        self.stuck = 0
+        """How often a child's watchdog ended it; it was started again, as the supervisor does."""
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -56,6 +63,7 @@ class Children:
 
     def start(self, name: str, arguments: list[str], environ: dict[str, str] | None = None) -> None:
         """Start `python ARGUMENTS` as `name`; its output goes to `folder/name.log`."""
+        self._started[name] = (arguments, environ or {})
         output = (self.folder / f"{name}.log").open("ab")
         self._outputs.append(output)
         self._children[name] = subprocess.Popen(  # noqa: S603 our own interpreter and arguments
@@ -91,8 +99,12 @@ class Children:
         return psutil.Process(self._children[name].pid)
 
     def require_alive(self) -> None:
-        """Raise with the last lines of a child that ended by itself."""
-        for name, child in self._children.items():
+        """Start again what its watchdog ended; raise with the last lines of a child that ended otherwise."""
+        for name, child in list(self._children.items()):
+            if child.poll() == EXIT_STUCK and self.stuck < _MOST_STUCK:
+                self.stuck += 1
+                self.start(name, *self._started[name])
+                continue
             if child.poll() not in {None, -signal.SIGKILL, -signal.SIGTERM, 0}:
                 lines = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-15:]
                 raise RuntimeError(f"{name} ended with {child.returncode}:\n" + "\n".join(lines))
