@@ -25,7 +25,6 @@ from infra.settings import Settings
 from infra.watchdog import EXIT_STUCK
 from streams.topics import TOPICS
 
-
 _MOST_STUCK = 20
 
 
