@@ -100,7 +100,7 @@ def bench_features(*, quick: bool = False) -> dict[str, object]:
         for per_bin in (5, 20):
             columns = Columns(levels, 20_000 if quick else 300_000, per_bin)
             rows = np.zeros((len(columns.kinds), kernels.OUT))
-            rate = _best_rate(columns, rows, 3 if quick else 7)
+            rate = _median_rate(columns, rows, 3 if quick else 7)
             figures[f"columns: M updates/s, {levels} levels, {per_bin} books a bin"] = round(rate / 1e6, 2)
             if per_bin == 5 and not quick:
                 is_met = is_met and rate >= target
@@ -116,7 +116,7 @@ def bench_features(*, quick: bool = False) -> dict[str, object]:
     return result_of("features", figures, {"quick": quick, "window_bins": _WINDOW, "seconds": seconds}, passed=is_met)
 
 
-def _best_rate(columns: Columns, rows: kernels.Floats, repeats: int) -> float:
+def _median_rate(columns: Columns, rows: kernels.Floats, repeats: int) -> float:
     """Median updates (books and trades) per CPU second over `repeats` runs after a warm-up."""
     columns.run(rows)
     rates = []

@@ -276,7 +276,7 @@ def run_on_kafka(way: Way, settings: Settings, records: Sequence[Written], boots
 
 def _is_done(log: KafkaLog, group: str, names: Sequence[str], children: Children | None = None) -> bool:
     if children:
-        children.require_alive()
+        children.require_alive(restart_stuck=True)
     slots = slots_of(log, names)
     ends: dict[Slot, int] = {slot: end for slot, (_, end) in log.bounds(slots).items()}
     committed = log.committed(group, slots)

@@ -97,10 +97,13 @@ class Children:
         """Its process, for CPU and memory."""
         return psutil.Process(self._children[name].pid)
 
-    def require_alive(self) -> None:
-        """Start again what its watchdog ended; raise with the last lines of a child that ended otherwise."""
+    def require_alive(self, *, restart_stuck: bool = False) -> None:
+        """Raise with the last lines of a child that ended by itself.
+
+        `restart_stuck` starts again, and counts, what its watchdog ended; only for a check that reports the count.
+        """
         for name, child in list(self._children.items()):
-            if child.poll() == EXIT_STUCK and self.stuck < _MOST_STUCK:
+            if restart_stuck and child.poll() == EXIT_STUCK and self.stuck < _MOST_STUCK:
                 self.stuck += 1
                 self.start(name, *self._started[name])
                 continue
