@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -19,13 +18,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from infra.errors import BadSettings, ObservatorError, Retry, Stop, TopicMissing, Unsupported
+from infra.errors import BadSettings, ObservatorError, Stop, TopicMissing, Unsupported
 
 if TYPE_CHECKING:
-    from infra.kafka import KafkaLog
-    from infra.log import TopicSpec
     from infra.settings import Settings
-    from streams.messages import Features
 
 logger = logging.getLogger(__name__)
 
@@ -101,8 +97,9 @@ def version(*, as_json: Json = False) -> None:
 def doctor(context: typer.Context, *, as_json: Json = False) -> None:
     """Look over this machine and the settings; each finding with its remedy."""
     from infra.doctor import show  # noqa: PLC0415 - help must answer at once
+    from streams.process import topic_specs  # noqa: PLC0415 - same
 
-    if not show(lambda: _settings(context), _topic_specs(), as_json=as_json):
+    if not show(lambda: _settings(context), topic_specs(), as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -117,8 +114,11 @@ def show_config(context: typer.Context, *, as_json: Json = False) -> None:
 @topics_app.command("create")
 def topics_create(context: typer.Context, *, as_json: Json = False) -> None:
     """Create the topics that are missing; existing ones are left alone."""
-    with _open_log(_settings(context)) as log:
-        created = log.create_topics(_topic_specs())
+    from infra.servers.broker import open_log  # noqa: PLC0415 - help must answer at once
+    from streams.process import topic_specs  # noqa: PLC0415 - same
+
+    with open_log(_settings(context)) as log:
+        created = log.create_topics(topic_specs())
     _print({"created": created}, is_json=as_json)
 
 
@@ -126,10 +126,12 @@ def topics_create(context: typer.Context, *, as_json: Json = False) -> None:
 def topics_list(context: typer.Context, *, as_json: Json = False) -> None:
     """List the topics with partitions and number of records."""
     from infra.log import slots_of  # noqa: PLC0415 - help must answer at once
+    from infra.servers.broker import open_log  # noqa: PLC0415 - same
+    from streams.process import topic_specs  # noqa: PLC0415 - same
 
     rows: list[dict[str, Any]] = []
-    with _open_log(_settings(context)) as log:
-        for spec in _topic_specs():
+    with open_log(_settings(context)) as log:
+        for spec in topic_specs():
             try:
                 bounds = log.bounds(slots_of(log, [spec.name]))
             except TopicMissing:
@@ -144,23 +146,25 @@ def topics_list(context: typer.Context, *, as_json: Json = False) -> None:
 def up(context: typer.Context) -> None:
     """Start everything and leave it running; data of earlier runs are kept."""
     from infra import supervisor  # noqa: PLC0415 - help must answer at once
+    from infra.servers import broker  # noqa: PLC0415 - same
     from infra.servers.kafka import wait_ready  # noqa: PLC0415 - same
     from infra.terminal import Screen  # noqa: PLC0415 - same
+    from producers import readiness  # noqa: PLC0415 - same
+    from streams.process import topic_specs  # noqa: PLC0415 - same
 
     settings = _settings(context)
-    _refuse_unreachable(settings)
-    _refuse_another_feed(settings)
+    readiness.refuse_unreachable(settings)
+    readiness.refuse_another_feed(settings)
     with Screen(sys.stderr).phases() as phases:
         phases.begin("Preparing Kafka")
-        _prepare_kafka(settings, phases.progress)
+        broker.prepare(settings, phases.progress)
         phases.begin("Starting the processes")
         names = supervisor.up(settings, settings.home)
         phases.begin("Waiting for Kafka")
-        bootstrap = _bootstrap(settings)
-        wait_ready(bootstrap, 90)
+        wait_ready(broker.bootstrap_of(settings), 90)
         phases.begin("Creating the topics")
-        with _open_log(settings) as log:
-            log.create_topics(_topic_specs())
+        with broker.open_log(settings) as log:
+            log.create_topics(topic_specs())
         phases.finish()
     page = f" Page: http://{settings.dashboard.host}:{settings.dashboard.port}" if "page" in names else ""
     typer.echo(f"Running: {', '.join(names)}.{page}")
@@ -228,7 +232,10 @@ def demo(
     """Run everything in a folder of its own and show it live; ends with a summary."""
     from consumers import demo as demo_room  # noqa: PLC0415 - help must answer at once
     from consumers import demo_view  # noqa: PLC0415 - same
+    from dashboard import server  # noqa: PLC0415 - same
+    from infra.servers import broker  # noqa: PLC0415 - same
     from infra.terminal import Screen  # noqa: PLC0415 - same
+    from producers import readiness  # noqa: PLC0415 - same
 
     stop = threading.Event()
     chosen: dict[str, Any] = {"home": home or context.obj["home"] or DEMO_HOME}
@@ -241,17 +248,22 @@ def demo(
     elif feed is not None:
         chosen["feed"] = {"kind": feed}
     settings = _settings(context, chosen)
-    _refuse_unreachable(settings)
+    readiness.refuse_unreachable(settings)
     screen = Screen(sys.stderr if as_json else sys.stdout)
     with demo_room.stopping_on((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop):
         demo_room.prepare_home(settings.home, keep=keep)
-        settings = _with_free_page(settings)
+        settings = server.with_free_port(settings)
         with screen.phases() as phases:
             phases.begin("Preparing Kafka")
-            _prepare_kafka(settings, phases.progress)
+            broker.prepare(settings, phases.progress)
             phases.finish()
         run = demo_room.Demo(
-            settings, lambda: _bootstrap(settings), lambda: _open_log(settings), screen, seconds, stop=stop
+            settings,
+            lambda: broker.bootstrap_of(settings),
+            lambda: broker.open_log(settings),
+            screen,
+            seconds,
+            stop=stop,
         )
         summary, problem = run.run()
     file = demo_room.write_summary(settings.home, summary)
@@ -299,10 +311,11 @@ def record(
 ) -> None:
     """Write the raw frames of the public stream into a file that `demo --recording` plays."""
     from consumers.demo import stopping_on  # noqa: PLC0415 - help must answer at once
+    from producers import readiness  # noqa: PLC0415 - same
     from producers.upbit import recorder  # noqa: PLC0415 - same
 
     settings = _settings(context, {"feed": {"kind": feed}} if feed else None)
-    _refuse_unreachable(settings)
+    readiness.refuse_unreachable(settings)
     stop = threading.Event()
     with stopping_on((signal.SIGINT, signal.SIGTERM), stop):
         frames = recorder.record(settings, out, seconds, stop)
@@ -319,12 +332,13 @@ def read(
     parquet: Annotated[Path | None, typer.Option(help="Write the records as columns into this file.")] = None,
 ) -> None:
     """Print a stretch of a topic as JSON lines, or write it as Parquet."""
-    from streams import columns, topics  # noqa: PLC0415 - help must answer at once
+    from infra.servers.broker import open_log  # noqa: PLC0415 - help must answer at once
+    from streams import columns, topics  # noqa: PLC0415 - same
 
     if topic not in topics.TOPICS:
         raise typer.BadParameter(f"there is no topic {topic!r}; there are {', '.join(topics.TOPICS)}")
     between = (_time_ms(from_), _time_ms(to))
-    with _open_log(_settings(context)) as log:
+    with open_log(_settings(context)) as log:
         if parquet is not None:
             frame = columns.read_frame(log, topic, *between, limit)
             frame.to_parquet(parquet)
@@ -362,30 +376,21 @@ def train(
     from rich.console import Console  # noqa: PLC0415 - help must answer at once
 
     from models.forecast import artefact, registry  # noqa: PLC0415 - same
-    from models.forecast import train as training  # noqa: PLC0415 - same
+    from models.forecast.train import report  # noqa: PLC0415 - same
+    from producers import training  # noqa: PLC0415 - same
 
     settings = _settings(context)
     if source == "recording" and not recordings:
         raise BadSettings("Name at least one file with --recording.")
-    described = {
-        "log": {"source": "log", "feed": settings.feed.kind, "from": from_ or "", "to": to or ""},
-        "synthetic": {"source": source, "seconds": str(seconds), "markets": str(markets), "seed": str(seed)},
-        "recording": {"source": source, "files": ", ".join(file.name for file in recordings or [])},
-    }[source]
-    is_synthetic = source == "synthetic" or (source == "log" and settings.feed.kind == "synthetic")
-    origin = _origin(f"{model}-{'synthetic' if is_synthetic else 'recording'}", described, is_synthetic=is_synthetic)
-    rows = {
-        "log": lambda: _logged_rows(settings, from_, to),
-        "synthetic": lambda: _synthetic_rows(settings, seconds, markets, seed),
-        "recording": lambda: _recorded_rows(settings, recordings or []),
-    }[source]()
-    made = training.train(rows, origin, None if is_synthetic else training.SHORT_RECIPE, _tell)
+    between_ms = (_time_ms(from_), _time_ms(to))
+    wanted = training.Wanted(source, recordings or [], seconds, markets, seed, between_ms)
+    made = training.trained(model, wanted, settings, _tell)
     file = out or registry.folder(settings.home) / f"{made.id}.json"
     artefact.write(made, file)
     if as_json:
         _print({"id": made.id, "file": str(file)}, is_json=True)
     else:
-        Console().print(training.report(made))
+        Console().print(report(made))
         typer.echo(f"Kept as {file}; setting predict.model = {made.id!r} uses it.")
 
 
@@ -437,48 +442,6 @@ def _fail(error: ObservatorError, code: int) -> None:
     sys.exit(code)
 
 
-def _origin(name: str, described: dict[str, str], *, is_synthetic: bool) -> Any:
-    from infra.manifest import file_hash, git_sha  # noqa: PLC0415 - help must answer at once
-    from models.forecast.train import Origin  # noqa: PLC0415 - same
-
-    root = Path(__file__).parent
-    lock = file_hash(root / "requirements" / "base.txt")
-    return Origin(name, "synthetic" if is_synthetic else "recording", git_sha(root), lock, described)
-
-
-def _logged_rows(settings: "Settings", from_: str | None, to: str | None) -> "Iterator[Features]":
-    from streams.columns import read_records  # noqa: PLC0415 - help must answer at once
-    from streams.messages import Features  # noqa: PLC0415 - same
-
-    with _open_log(settings) as log:
-        for _, message in read_records(log, "features", _time_ms(from_), _time_ms(to)):
-            if isinstance(message, Features):
-                yield message
-
-
-def _synthetic_rows(settings: "Settings", seconds: int, markets: int, seed: int) -> "Iterator[Features]":
-    from producers.rows import synthetic_rows  # noqa: PLC0415 - help must answer at once
-    from producers.sandbox.synthetic import Plan  # noqa: PLC0415 - same
-    from streams.runner import options_of  # noqa: PLC0415 - same
-
-    feed = settings.feed
-    plan = Plan(
-        market_count=markets,
-        books_per_second=feed.books_per_second,
-        seed=seed,
-        linear_edge=feed.linear_edge,
-        nonlinear_edge=feed.nonlinear_edge,
-    )
-    return synthetic_rows(plan, seconds, options_of(settings), settings.grid.lateness_ms)
-
-
-def _recorded_rows(settings: "Settings", files: Sequence[Path]) -> "Iterator[Features]":
-    from producers.rows import recording_rows  # noqa: PLC0415 - help must answer at once
-    from streams.runner import options_of  # noqa: PLC0415 - same
-
-    return recording_rows(files, options_of(settings), settings.grid.lateness_ms)
-
-
 def parity(*, quick: bool = False) -> dict[str, object]:
     """`verify parity` over the recordings at hand (`OBSERVATOR_DATA`, else `../shared/data`) and a made log."""
     from consumers.verify.disturbed import Written  # noqa: PLC0415 - help must answer at once
@@ -505,72 +468,6 @@ def _settings(context: typer.Context, overrides: dict[str, Any] | None = None) -
     return load(context.obj["file"], given)
 
 
-def _bootstrap(settings: "Settings") -> str:
-    """The broker's address."""
-    from infra.servers.ports import port_of  # noqa: PLC0415 - help must answer at once
-
-    return settings.kafka.bootstrap or f"127.0.0.1:{port_of(settings.home, 'kafka')}"
-
-
-def _open_log(settings: "Settings") -> "KafkaLog":
-    from infra.kafka import KafkaLog  # noqa: PLC0415 - help must answer at once
-
-    return KafkaLog(_bootstrap(settings), settings.kafka.prefix)
-
-
-def _topic_specs() -> "list[TopicSpec]":
-    from infra.log import TopicSpec  # noqa: PLC0415 - help must answer at once
-    from streams.topics import TOPICS  # noqa: PLC0415 - same
-
-    return [TopicSpec(one.name, one.partitions, one.config) for one in TOPICS.values()]
-
-
-def _prepare_kafka(settings: "Settings", tell: Callable[[float, float, str], None]) -> None:
-    """Fetch the broker's jars where they are missing; nothing to do beside an external broker."""
-    from infra.servers.jars import default_cache  # noqa: PLC0415 - help must answer at once
-    from infra.servers.kafka import KafkaServer  # noqa: PLC0415 - same
-
-    if not settings.kafka.bootstrap:
-        server = KafkaServer(settings.home, default_cache(os.environ))
-        server.prepare(lambda what, done, total: tell(done, total, what))
-
-
-def _refuse_unreachable(settings: "Settings") -> None:
-    from infra.reach import why_unreachable  # noqa: PLC0415 - help must answer at once
-
-    if settings.feed.kind == "upbit":
-        from producers.upbit.addresses import REAL_REST  # noqa: PLC0415 - only this feed needs it
-
-        if reason := why_unreachable("The exchange Upbit", f"{REAL_REST}/v1/market/all"):
-            raise Stop(reason)
-    if settings.feed.kind == "recording" and not (settings.feed.recording and settings.feed.recording.is_file()):
-        raise BadSettings("The feed is a recording, and `feed.recording` names no file that exists.")
-
-
-def _refuse_another_feed(settings: "Settings") -> None:
-    """One log holds one market's time: a recording of 2021 after a live feed would be older than every closed bin."""
-    kept = settings.home / "run" / "feed"
-    feed = settings.feed
-    mine = f"{feed.kind} {feed.recording.name if feed.recording else ''} prefix {settings.kafka.prefix!r}"
-    if kept.is_file() and (known := kept.read_text()) != mine:
-        raise BadSettings(
-            f"The log of this run folder was written by the feed {known}; this one is {mine}. "
-            "Use another folder (--home) or another kafka.prefix."
-        )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(mine)
-
-
-def _with_free_page(settings: "Settings") -> "Settings":
-    """The demo's page takes another port where the usual one is in use."""
-    from infra.servers.ports import is_free, port_of  # noqa: PLC0415 - help must answer at once
-
-    if is_free(settings.dashboard.port):
-        return settings
-    page = settings.dashboard.model_copy(update={"port": port_of(settings.home, "page")})
-    return settings.model_copy(update={"dashboard": page})
-
-
 def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None:
     """Run a process to its end; raises `Stop` where it ends although nobody asked."""
     if name == "kafka":
@@ -580,7 +477,9 @@ def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None
         KafkaServer(settings.home, default_cache(os.environ)).run_foreground()
         return
     if name == "page":
-        _become_page(settings)
+        from dashboard.server import become_page  # noqa: PLC0415 - only this process needs it
+
+        become_page(settings)
     place = "streams-faust" if name == "streams" and settings.streams.runner == "faust" else name
     if place not in PROCESSES:
         raise BadSettings(f"There is no process {name!r}; there are kafka, page, {', '.join(PROCESSES)}.")
@@ -588,98 +487,17 @@ def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None
     if name == "sandbox":
         run(settings, stop)
     else:
-        with _open_log(settings) as log:
-            if _wait_for_log(settings, log, stop):
+        from infra.servers.broker import open_log  # noqa: PLC0415 - the sandbox needs no log
+        from streams import process as around  # noqa: PLC0415 - same
+
+        with open_log(settings) as log:
+            if around.wait_for_log(settings, log, stop):
                 if name not in {"feed", "predict", "execute"}:  # they write their own, with what they alone know
-                    _open_run(name, settings, log)
-                with _lines_into_the_log(name, log):
+                    around.open_run(name, settings, log)
+                with around.lines_into_the_log(name, log):
                     run(settings, log, stop)
     if not stop.is_set() and place != "streams-faust":  # Faust takes the signals itself
         raise Stop("it ended although nobody asked it to")
-
-
-def _become_page(settings: "Settings") -> None:
-    from infra.configuration import FILE_VARIABLE, save  # noqa: PLC0415 - only this process needs it
-    from infra.servers.ports import is_free  # noqa: PLC0415 - only this process needs it
-
-    page = settings.dashboard
-    if not is_free(page.port):
-        raise Stop(f"Port {page.port} of the page is in use; end what uses it or set dashboard.port.")
-    script = Path(__file__).parent / "dashboard" / "app.py"
-    options = {
-        "server.address": page.host,
-        "server.port": str(page.port),
-        "server.headless": "true",
-        "server.fileWatcherType": "none",
-        "browser.gatherUsageStats": "false",
-    }
-    arguments = [sys.executable, "-m", "streamlit", "run", str(script), *(f"--{k}={v}" for k, v in options.items())]
-    kept = settings.home / "run" / "page.json"
-    save(settings, kept)
-    os.environ[FILE_VARIABLE] = str(kept)  # also what was given on the command line
-    sys.stdout.flush()
-    os.execv(sys.executable, arguments)  # noqa: S606 - no shell, our own arguments
-
-
-def _open_run(name: str, settings: "Settings", log: "KafkaLog") -> None:
-    """Write what this process runs with: parity is claimed per manifest."""
-    from infra.manifest import as_fields, file_hash, make_manifest  # noqa: PLC0415 - only processes need it
-    from streams.messages import RunManifest, encode  # noqa: PLC0415 - same
-
-    root = Path(__file__).parent
-    manifest = make_manifest(
-        name,
-        settings.model_dump(mode="json"),
-        started_ms=int(time.time() * 1000),
-        root=root,
-        kernel_hash=file_hash(root / "streams" / "market" / "kernels.py"),
-        backend="numba-cpu" if name in {"streams", "predict"} else "",
-    )
-    publisher = log.publisher(linger_ms=0)
-    publisher.publish("manifests", name, encode(RunManifest(**as_fields(manifest))))
-    publisher.close()
-
-
-@contextmanager
-def _lines_into_the_log(name: str, log: "KafkaLog") -> Iterator[None]:
-    """Copy this process's log lines into the topic `logs`."""
-    from infra.logs import PublishHandler  # noqa: PLC0415 - only processes need it
-    from streams.messages import LogLine, encode  # noqa: PLC0415 - same
-
-    publisher = log.publisher(linger_ms=100)
-
-    def publish(record: logging.LogRecord) -> None:
-        at_ms, level = int(record.created * 1000), record.levelname.lower()
-        line = LogLine(process=name, level=level, logger=record.name, text=record.getMessage(), event_ms=at_ms)
-        publisher.publish("logs", name, encode(line))
-
-    handler = PublishHandler(publish)
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        with suppress(ObservatorError):
-            publisher.close()
-
-
-def _wait_for_log(settings: "Settings", log: "KafkaLog", stop: threading.Event) -> bool:
-    """Wait until the log answers and has its topics; says so every few seconds. False where it was told to stop."""
-    told_at = 0.0
-    while not stop.is_set():
-        try:
-            for spec in _topic_specs():
-                log.partitions(spec.name)
-        except (Retry, TopicMissing) as error:
-            if time.monotonic() - told_at > 5:
-                told_at = time.monotonic()
-                logger.info("waiting for the log at %s: %s", log.bootstrap, error)
-            if _bootstrap(settings) != log.bootstrap:
-                raise Stop("the broker has moved to another port") from error
-            stop.wait(0.2)
-        else:
-            return True
-    return False
 
 
 def _function(place: str) -> Callable[..., Any]:

@@ -83,6 +83,7 @@ class PredictLoop:
         self._publisher: Publisher = log.publisher(linger_ms=1.0)
         self._refused: set[tuple[str, int]] = set()
         self._refusing: list[ModelEvent] = []
+        self._events_next: dict[Slot, int] = {}
         self._next: dict[Slot, int] = {}
         self._starts: dict[Slot, int] = {}
         self._begins: dict[Slot, int] = {}
@@ -166,8 +167,8 @@ class PredictLoop:
         except DeliveryPending:
             logger.warning("signals are not acknowledged yet")
             return
-        if self._next:
-            self._log.commit(self._group, self._next)
+        if self._next or self._events_next:
+            self._log.commit(self._group, self._next | self._events_next)
         self._is_dirty = False
 
     def tell(self, manifest: RunManifest) -> None:
@@ -194,8 +195,10 @@ class PredictLoop:
     def _open(self) -> Reader:
         """Read model events to their end, rebuild every market's rows, and stand at the committed offsets."""
         events_end = self._log.bounds([_EVENTS_SLOT])[_EVENTS_SLOT]
+        self._events_next = self._log.committed(self._group, [_EVENTS_SLOT])
         for record in read_range(self._log, {_EVENTS_SLOT: events_end[0]}, {_EVENTS_SLOT: events_end[1]}):
             self._follow(record, is_history=True)
+        self._events_next = {_EVENTS_SLOT: events_end[1]}
         self._tell_refused()
         slots = slots_of(self._log, [FEATURES])
         committed = self._log.committed(self._group, slots)
@@ -239,13 +242,17 @@ class PredictLoop:
             row: Features = topics.decode(FEATURES, record.value)
         except msgspec.DecodeError as error:
             if not is_known:
-                logger.warning("dead letter: %s/%d/%d: %s", record.topic, record.partition, record.offset, error)
-                letter = DeadLetter.of(
-                    "predict", record.topic, record.partition, record.offset, record.key, str(error), record.value
-                )
-                self._publisher.publish("dead-letters", "predict", encode(letter))
+                self._bury(record, str(error))
             return None
         return row
+
+    def _bury(self, record: Record, reason: str) -> None:
+        logger.warning("dead letter: %s/%d/%d: %s", record.topic, record.partition, record.offset, reason)
+        letter = DeadLetter.of(
+            "predict", record.topic, record.partition, record.offset, record.key, reason, record.value
+        )  # fmt: skip
+        self._publisher.publish("dead-letters", "predict", encode(letter))
+        self._is_dirty = True
 
     # --- models ---------------------------------------------------------------------------------------------------
 
@@ -254,8 +261,12 @@ class PredictLoop:
         try:
             event: ModelEvent | Refusals = topics.decode(MODEL_EVENTS, record.value)
         except msgspec.DecodeError as error:
-            logger.warning("model event %d cannot be read: %s", record.offset, error)
+            if record.offset >= self._events_next.get(record.slot, 0):
+                self._bury(record, str(error))
             return
+        finally:
+            if not is_history:
+                self._events_next[record.slot] = record.offset + 1
         if isinstance(event, Refusals):
             return
         if event.kind == "refused":

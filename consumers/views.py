@@ -19,6 +19,7 @@ from consumers.view_batch import KEPT_TRADES, Batch, words
 from infra.errors import Retry, TopicMissing
 from infra.log import Log, Publisher, Reader, Slot, slots_of
 from infra.settings import Settings
+from infra.tables import view_questions as questions
 from infra.tables import views as t
 from infra.watchdog import Watchdog
 from streams import messages as m
@@ -163,7 +164,7 @@ def starting_points(log: Log, engine: Engine) -> dict[Slot, int]:
     slots = slots_of(log, TAILS)
     bounds = log.bounds(slots)
     with Session(engine) as session:
-        stored = t.offsets(session)
+        stored = questions.offsets(session)
     if any(stored.get((slot.topic, slot.partition), 0) > bounds[slot][1] for slot in slots):
         logger.warning("the log is not the one that the views were built from: building them again")
         with engine.begin() as connection:

@@ -20,6 +20,7 @@ from dashboard.words import Language, word
 from infra import configuration
 from infra.errors import BadSettings
 from infra.settings import Settings
+from infra.tables import view_questions as questions
 from infra.tables import views
 
 FAST_S, SLOW_S = 0.8, 2.0
@@ -73,7 +74,7 @@ def _reading(engine: Engine, language: Language, *, is_quiet: bool = True) -> It
 def _names(engine: Engine, language: Language) -> dict[str, str]:
     try:
         with Session(engine) as session:
-            return {row["market"]: market.name_of(row, language) for row in views.latest_markets(session)}
+            return {row["market"]: market.name_of(row, language) for row in questions.latest_markets(session)}
     except SQLAlchemyError:
         return {}
 
@@ -92,7 +93,7 @@ def _live(settings: Settings, engine: Engine, chosen: str, language: Language) -
     """Badges, price, book, trades and forecasts; the one part that says when the database cannot be read."""
     _badges(settings, engine, language)
     with _reading(engine, language, is_quiet=False) as session:
-        for row in views.latest_markets(session, chosen)[:1]:
+        for row in questions.latest_markets(session, chosen)[:1]:
             market.headline(session, row, language)
             book, trades = st.columns([1.2, 1])
             with book:
@@ -106,7 +107,7 @@ def _live(settings: Settings, engine: Engine, chosen: str, language: Language) -
 def _charts(engine: Engine, chosen: str, horizon_ms: int, language: Language) -> None:
     """The mid price, and forecasts against outcomes."""
     with _reading(engine, language) as session:
-        for row in views.latest_markets(session, chosen)[:1]:
+        for row in questions.latest_markets(session, chosen)[:1]:
             market.price_chart(session, row, language)
             signal.forecast(session, row, horizon_ms, language)
 
@@ -120,7 +121,7 @@ def _below(engine: Engine, chosen: str, known: frozenset[str], language: Languag
         with left:
             account.orders(session, language)
             account.positions(session, language)
-            for row in views.latest_markets(session, chosen)[:1]:
+            for row in questions.latest_markets(session, chosen)[:1]:
                 signal.features(row, language)
         with right:
             account.reasons(session, language)
@@ -138,7 +139,7 @@ def _badges(settings: Settings, engine: Engine, language: Language) -> None:
         key = "made_up" if settings.feed.kind == "synthetic" else "played"
         found.append(("feed-kind", "made-up", word(key, language)))
     with _reading(engine, language) as session:
-        if any(row["venue"] == "live" for row in views.money(session)):
+        if any(row["venue"] == "live" for row in questions.money(session)):
             found[0] = ("venue", "live", word("live", language))
         found += pipeline.freshness(session, _now_ms(), round(1000 * settings.feed.stale_seconds), language)
     with st.container(key="badges"):

@@ -145,8 +145,9 @@ class KafkaReader:
                 continue
             topic, partition, offset = _coordinates(message)
             key = (message.key() or b"").decode("utf-8", "replace")
-            records.append(Record(topic[cut:], partition, offset, message.timestamp()[1], key, message.value() or b""))
-            self._positions[Slot(topic[cut:], partition)] = offset + 1
+            record = Record(topic[cut:], partition, offset, message.timestamp()[1], key, message.value() or b"")
+            records.append(record)
+            self._positions[record.slot] = offset + 1
         return records
 
     def _on_fenced(self, fenced: Fenced) -> None:

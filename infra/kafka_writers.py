@@ -17,6 +17,8 @@ from infra.log import GroupReader, Slot
 from infra.logs import client_logger
 
 FULL_QUEUE_TRIES = 50
+POLL_EVERY = 64
+"""Records between two looks for reports: only failures are reported, and every flush looks too."""
 TRANSACTION_TIMEOUT_MS = 5_000
 COMMIT_TIMEOUT_S = 60.0
 START_TIMEOUT_S = 15.0
@@ -47,6 +49,7 @@ class _Producer:
         self._failures: list[str] = []
         self._is_topic_missing = False
         self._names: dict[str, str] = {}
+        self._unpolled = 0
         self.fatal: KafkaError | None = None
         self.handle = self._new_handle()
 
@@ -61,7 +64,10 @@ class _Producer:
                 self.handle.poll(0.1)
                 self.raise_failures()
             else:
-                self.handle.poll(0)
+                self._unpolled += 1
+                if self._unpolled >= POLL_EVERY:
+                    self._unpolled = 0
+                    self.handle.poll(0)
                 return
         raise DeliveryFailed(f"the publisher's queue stayed full for {FULL_QUEUE_TRIES / 10:.0f} s at topic {topic!r}")
 

@@ -6,6 +6,7 @@ the implementation, so that a replay runs the same code.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -15,6 +16,10 @@ class Slot(NamedTuple):
 
     topic: str
     partition: int
+
+
+_slot = cache(Slot)
+"""One object per partition: every record asks for its own several times on its way."""
 
 
 class Record(NamedTuple):
@@ -30,7 +35,7 @@ class Record(NamedTuple):
     @property
     def slot(self) -> Slot:
         """The partition the record stands in."""
-        return Slot(self.topic, self.partition)
+        return _slot(self.topic, self.partition)
 
 
 class TopicSpec(NamedTuple):

@@ -16,9 +16,12 @@ from infra.errors import Stop
 def read(
     home: Path, process: str | None = None, *, follow: bool = False, lines: int = 200, pause_s: float = 0.3
 ) -> Iterator[tuple[str, str]]:
-    """(process, line) of one log or of all; the last `lines` of each, then with `follow` whatever is added."""
+    """(process, line) of one log or of all; the last `lines` of each, then with `follow` whatever is added.
+
+    Logs that appear later are followed as well, from their first line.
+    """
     folder = home / "logs"
-    names = [process] if process else sorted(file.stem for file in folder.glob("*.log"))
+    names = [process] if process else _names(folder)
     tails = {name: _Tail(folder / f"{name}.log") for name in names}
     if process and not tails[process].file.exists():
         raise Stop(f"There is no log of a process {process!r} in {folder}.")
@@ -26,10 +29,16 @@ def read(
         for line in tail.fresh()[-lines:]:
             yield name, line
     while follow:
+        for name in () if process else _names(folder):
+            tails.setdefault(name, _Tail(folder / f"{name}.log"))
         for name, tail in tails.items():
             for line in tail.fresh():
                 yield name, line
         time.sleep(pause_s)
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(file.stem for file in folder.glob("*.log"))
 
 
 def last_lines(home: Path, process: str, count: int = 8) -> list[str]:

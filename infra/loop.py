@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -27,6 +27,7 @@ STOP_WITHIN_S = 4.0
 MOST_UNFLUSHED = 5_000
 LONGEST_PAUSE_S = 1.0
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ class ConsumerLoop:
             return
         if record.offset > expected and record.topic not in self._gapped:
             self._read_in(slot, expected, record.offset)
-        self._apply(record)
+        self._apply(slot, record)
 
     def _read_in(self, slot: Slot, first: int, end: int) -> None:
         """Apply what lies between; nothing does where transactions left their markers."""
@@ -171,11 +172,12 @@ class ConsumerLoop:
         start = min(max(first, first_kept), end)
         for record in self._insist(lambda: list(read_range(self._log, {slot: start}, {slot: end}))):
             self.counts.read_in += 1
-            self._apply(record)
+            self._apply(slot, record)
 
-    def _apply(self, record: Record) -> None:
-        self._send(self._insist(lambda: self._handled(record)))
-        self._next[record.slot] = record.offset + 1
+    def _apply(self, slot: Slot, record: Record) -> None:
+        if outputs := self._insist(self._handled, record):
+            self._send(outputs)
+        self._next[slot] = record.offset + 1
         self.counts.handled += 1
         self.watchdog.progress()
 
@@ -226,12 +228,12 @@ class ConsumerLoop:
                 self._unflushed.clear()
                 return
 
-    def _insist(self, call: Callable[[], _T]) -> _T:
+    def _insist(self, call: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> _T:
         """Call again after `Retry`, with growing pauses."""
         tries = 0
         while True:
             try:
-                return call()
+                return call(*args, **options)
             except Retry as problem:
                 self._pause(problem, tries)
                 tries += 1

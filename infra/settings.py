@@ -4,16 +4,34 @@ Built once by the command line and passed down as plain arguments; no room below
 are refused with the name. Secrets do not stand here: each process has its own secrets file (in the run folder).
 """
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,8})?$")]
 """Money and per cent: a decimal number as text, because it becomes a `Decimal`."""
 SignedNumber = Annotated[str, Field(pattern=r"^-?\d{1,15}(\.\d{1,8})?$")]
 MarketCode = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,10}-[A-Z0-9]{1,20}$")]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.IPv4Address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _only_loopback(host: str) -> str:
+    if not _is_loopback(host):
+        raise ValueError("only this machine itself may be listened on: 127.0.0.1 or localhost")
+    return host
+
+
+LoopbackHost = Annotated[str, AfterValidator(_only_loopback)]
+"""Where a server of ours listens. By name or as IPv4, because it is put into addresses as it is."""
 
 
 class _Part(BaseModel):
@@ -86,7 +104,7 @@ class PredictSettings(_Part):
 class SandboxSettings(_Part):
     """The exchange that stands in for Upbit. Port 0: chosen once and kept in the run folder."""
 
-    host: str = "127.0.0.1"
+    host: LoopbackHost = "127.0.0.1"
     port: Port = 0
     burn_refused_identifiers: bool = True
 
@@ -122,8 +140,15 @@ class ExecuteSettings(_Part):
 class DashboardSettings(_Part):
     """The page."""
 
+    is_open: bool = False
+    """Whether `host` may lie beyond the loopback: anybody who reaches it sees the page (containers need it)."""
     host: str = "127.0.0.1"
     port: Port = 8501
+
+    @field_validator("host")
+    @classmethod
+    def _is_allowed(cls, host: str, info: ValidationInfo) -> str:
+        return host if info.data.get("is_open") else _only_loopback(host)
 
 
 class Settings(_Part):

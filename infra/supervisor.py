@@ -36,6 +36,9 @@ LAST_TO_STOP = ("kafka", "sandbox")
 """What the other processes still need while they end."""
 _LONGEST_SOCKET = 90  # the kernel takes 108 bytes, of which supervisord uses some for a temporary name
 _GRACE_S = 4
+_RETRIES = 1_000_000
+"""Starts in a row that may fail before supervisord gives a process up: it never should, however long Kafka is away. It
+waits a second longer before each one, so that after an outage of a day the next start is seven minutes off at most."""
 
 _HEAD = """\
 [unix_http_server]
@@ -64,7 +67,7 @@ autostart=true
 autorestart=unexpected
 exitcodes=0,2
 startsecs={startsecs}
-startretries=60
+startretries={retries}
 stopsignal=TERM
 stopwaitsecs={grace}
 stopasgroup=true
@@ -239,6 +242,7 @@ def configure(chosen: Sequence[Program], socket: str, start_s: float = 2) -> str
             command=_ini(shlex.join(program.command)),
             priority=10 * (number + 1),
             startsecs=max(1, round(start_s)),
+            retries=_RETRIES,
             grace=_GRACE_S,
         )
     return text

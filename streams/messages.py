@@ -253,6 +253,16 @@ class Warmed(Message, frozen=True, kw_only=True, gc=False, tag="warmed"):
     by: str
 
 
+class LedgerAccepted(Message, frozen=True, kw_only=True, gc=False, tag="ledger-accepted"):
+    """A person has looked at an account that was stopped for its ledger: what the exchange holds is the truth now."""
+
+    account: str
+    holdings: dict[str, Decimal]
+    """What it holds per market, by the key of `key_of`; a market that is not named: nothing."""
+    event_ms: int
+    by: str
+
+
 # --- orders -------------------------------------------------------------------------------------------------------
 
 
@@ -381,6 +391,8 @@ class OrderUnknown(Message, frozen=True, kw_only=True, gc=False, tag="order-unkn
     identifier: str
     text: str
     event_ms: int
+    is_lost: bool = False
+    """The exchange had accepted it and does not know it any more, for good: the account is stopped for a person."""
 
 
 class OrderExpired(Message, frozen=True, kw_only=True, gc=False, tag="order-expired"):
@@ -537,7 +549,7 @@ class DeadLetter(Message, frozen=True, kw_only=True, gc=False, tag="dead-letter"
 
 
 MarketData = OrderBook | Trade | Heartbeat | Hole
-Control = AccountSettings | TradingStarted | TradingStopped | Halt | Warmed
+Control = AccountSettings | TradingStarted | TradingStopped | Halt | Warmed | LedgerAccepted
 Intent = OrderIntent | CancelIntent
 OrderEvent = (
     OrderSent | OrderAccepted | OrderFilled | OrderCancelled | OrderRejected | OrderUnknown | OrderExpired | Veto
@@ -545,9 +557,9 @@ OrderEvent = (
 
 ALL: tuple[type[Message], ...] = (
     OrderBook, Trade, Heartbeat, Hole, FeedEvent, Market, Features, Signal, AccountSettings, TradingStarted,
-    TradingStopped, Halt, Warmed, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled, OrderCancelled,
-    OrderRejected, OrderUnknown, OrderExpired, Veto, Balance, RunManifest, TradeInput, AccountState, ModelEvent,
-    Refusals, LogLine, DeadLetter,
+    TradingStopped, Halt, Warmed, LedgerAccepted, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled,
+    OrderCancelled, OrderRejected, OrderUnknown, OrderExpired, Veto, Balance, RunManifest, TradeInput, AccountState,
+    ModelEvent, Refusals, LogLine, DeadLetter,
 )  # fmt: skip
 
 _encoder = msgspec.json.Encoder(decimal_format="string")

@@ -66,7 +66,7 @@ class FeatureStage:
         owed = self._owed.setdefault(record.partition, [])
         if record.partition not in self._stages:
             self._restore(record.partition, owed)
-        slot = Slot(record.topic, record.partition)
+        slot = record.slot
         expected = self._next[slot]
         if record.offset < expected:
             self.skipped += 1

@@ -57,7 +57,7 @@ TOPICS: dict[str, Topic] = {
         Topic("signals", (m.Signal,), BY_MARKET, "market", 30),
         Topic(
             "controls",
-            (m.AccountSettings, m.TradingStarted, m.TradingStopped, m.Halt, m.Warmed),
+            (m.AccountSettings, m.TradingStarted, m.TradingStopped, m.Halt, m.Warmed, m.LedgerAccepted),
             1,
             "account",
             None,

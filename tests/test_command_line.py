@@ -22,6 +22,7 @@ from infra.kafka import KafkaLog
 from infra.log import Log, TopicSpec, slots_of
 from infra.servers.kafka import KafkaServer
 from infra.settings import Settings
+from producers.readiness import refuse_another_feed
 from streams import messages as m
 from streams.topics import TOPICS
 
@@ -271,10 +272,10 @@ def test_up_status_down(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_another_feed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     settings = Settings.model_validate({"home": tmp_path, "feed": {"kind": "upbit"}})
-    observator._refuse_another_feed(settings)
-    observator._refuse_another_feed(settings)
+    refuse_another_feed(settings)
+    refuse_another_feed(settings)
     with pytest.raises(BadSettings, match="another folder"):
-        observator._refuse_another_feed(Settings(home=tmp_path))
+        refuse_another_feed(Settings(home=tmp_path))
 
 
 def test_settings_of_the_processes_are_those_of_the_run(tmp_path: Path) -> None:

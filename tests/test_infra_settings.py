@@ -82,6 +82,9 @@ def test_a_list_in_a_variable_has_commas_or_is_json(monkeypatch: pytest.MonkeyPa
         ("OBSERVATOR_PAPER__CASH", "-1", "`paper.cash` is '-1'"),
         ("OBSERVATOR_DASHBOARD__PORT", "65536", "`dashboard.port` is '65536'"),
         ("OBSERVATOR_KAFKA__BOOTSTRAP", "no port", "`kafka.bootstrap`"),
+        ("OBSERVATOR_SANDBOX__HOST", "0.0.0.0", "`sandbox.host` is '0.0.0.0': .*only this machine"),
+        ("OBSERVATOR_DASHBOARD__HOST", "0.0.0.0", "`dashboard.host` is '0.0.0.0': .*only this machine"),
+        ("OBSERVATOR_DASHBOARD__HOST", "example.org", "`dashboard.host`"),
     ],
 )
 def test_a_wrong_variable_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, sentence: str) -> None:
@@ -110,6 +113,12 @@ def test_what_is_not_a_setting_but_ours_is_let_be(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OBSERVATOR_DATA", "/data")
     monkeypatch.setenv("OBSERVATORY", "/elsewhere")
     load()
+
+
+def test_the_page_may_be_opened_to_others_by_saying_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OBSERVATOR_DASHBOARD__HOST", "0.0.0.0")
+    monkeypatch.setenv("OBSERVATOR_DASHBOARD__IS_OPEN", "true")
+    assert load().dashboard.host == "0.0.0.0"
 
 
 def test_saved_settings_are_read_back_the_same(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """The supervisor on stand-in processes: restarts, order, orphans, the second one."""
 
 import os
+import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from infra import logfiles, supervisor
+from infra import logfiles, procfile, supervisor
 from infra.errors import AlreadyRunning, BadSettings, Stop
 from infra.settings import Settings
 
@@ -154,9 +156,20 @@ def test_logs_follow_over_a_rotation(tmp_path: Path) -> None:
     (folder / "feed.log").rename(folder / "feed.log.1")
     (folder / "feed.log").write_text("three\n")
     assert next(following) == ("feed", "three")
+    (folder / "trade.log").write_text("new\n")
+    otherwise = threading.Timer(2.0, (folder / "feed.log").write_text, ["three\nand no line of trade\n"])
+    otherwise.start()
+    assert next(following) == ("trade", "new")
+    otherwise.cancel()
     with pytest.raises(Stop, match="no log of a process 'fed'"):
         next(logfiles.read(tmp_path, "fed"))
     assert logfiles.last_lines(tmp_path, "fed") == []
+
+
+def test_a_process_is_never_given_up() -> None:
+    text = supervisor.configure([procfile.Program("feed", ("true",))], "s")
+    (retries,) = re.findall(r"^startretries=(\d+)$", text, re.MULTILINE)
+    assert sum(range(int(retries))) > 10 * 365 * 86_400  # it waits as many seconds as it has failed
 
 
 def test_paths_that_supervisord_cannot_hold_are_refused(tmp_path: Path) -> None:

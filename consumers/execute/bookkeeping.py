@@ -11,7 +11,7 @@ from consumers.execute import events
 from consumers.execute.clock import MarketClock
 from consumers.execute.journal import AttemptRow, Journal
 from consumers.execute.venue import Order
-from streams.messages import OrderEvent, OrderIntent
+from streams.messages import LedgerAccepted, OrderEvent, OrderIntent
 
 
 def record_order(journal: Journal, clock: MarketClock, intent: OrderIntent, identifier: str, order: Order) -> bool:
@@ -38,6 +38,25 @@ def record_order(journal: Journal, clock: MarketClock, intent: OrderIntent, iden
             after, attempt_state=ends, intent_state=ends, uuid=order.uuid, events=told, now_ms=clock.wall_ms()
         )
         return True
+
+
+def accept_ledger(journal: Journal, accepted: LedgerAccepted, wall_ms: int) -> None:
+    """A person has settled what became of an account's lost orders: they are given up, and entries may go on.
+
+    Like every attempt that is given up they are still looked for, and taken over should they appear.
+    """
+    with journal.transaction():
+        for intent_id in journal.lost(accepted.account):
+            row = journal.intent(intent_id)
+            for attempt in journal.attempts_of(intent_id):
+                if row is None or attempt.state != "LOST":
+                    continue
+                text = f"lost at the exchange; its ledger was accepted by {accepted.by}"
+                told = events.expired(row.intent, attempt.number, text, accepted.event_ms)
+                journal.settle(
+                    attempt, attempt_state="ABSENT", intent_state="EXPIRED", uuid=attempt.uuid, events=[told],
+                    now_ms=wall_ms,
+                )  # fmt: skip
 
 
 def _add_fills(

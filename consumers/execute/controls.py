@@ -1,18 +1,22 @@
-"""Reads what the executor must know beside intents: halts from `controls`, minimum totals from `markets`.
+"""Reads what the executor must know beside intents: halts and accepted ledgers from `controls`, minimums of `markets`.
 
 `executor` calls `step` in its main loop. Halts go into the executor's own database with the place they were read at,
 so that a restart without Kafka still knows them and an old `lifted` is not applied a second time.
 """
 
 import logging
+from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
+from consumers.execute.bookkeeping import accept_ledger
+from consumers.execute.intake import bury
 from consumers.execute.journal import Journal
 from consumers.execute.limits import RiskGate
-from infra.log import Log, Slot, slots_of
+from infra.log import Log, Record, Slot, slots_of
 from streams import topics
-from streams.messages import Halt, Market
+from streams.messages import Halt, LedgerAccepted, Market
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +27,12 @@ BATCH = 500
 class Controls:
     """One reader of both topics, read whole."""
 
-    def __init__(self, log: Log, journal: Journal, gate: RiskGate) -> None:
+    def __init__(self, log: Log, journal: Journal, gate: RiskGate, wall_ms: Callable[[], int]) -> None:
+        self._log = log
         self._journal = journal
         self._gate = gate
+        self._wall_ms = wall_ms
+        self._waiting: deque[Record] = deque()  # read, but not applied: the reader will not bring them again
         slots = slots_of(log, TOPICS)
         bounds = log.bounds(slots)
         starts: dict[Slot, int] = {}
@@ -38,7 +45,7 @@ class Controls:
 
     def is_behind(self) -> bool:
         """Whether something that stood there at the start is not applied yet."""
-        return any(self._reader.position(slot) < end for slot, end in self._ends.items())
+        return bool(self._waiting) or any(self._reader.position(slot) < end for slot, end in self._ends.items())
 
     def close(self) -> None:
         """Leave."""
@@ -46,21 +53,43 @@ class Controls:
 
     def step(self, timeout_s: float = 0.0) -> int:
         """Apply what has come; returns the number of records."""
-        records = self._reader.read(BATCH, timeout_s)
-        for record in records:
-            try:
-                message = topics.decode(record.topic, record.value)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                logger.error("%s at %d cannot be read: %s", record.topic, record.offset, error)  # noqa: TRY400 - no trace: the record is bad, not the code
-                continue
-            if isinstance(message, Market):
-                self._gate.set_minimum(message.market, message.minimum_total)
-            if isinstance(message, Halt):
-                with self._journal.transaction():
-                    self._journal.apply_halt(message)
-                    self._journal.set_cursor(_name(record.slot), record.offset + 1)
-                logger.warning("halt of %s: %s, by %s", message.account, message.kind, message.by)
-        return len(records)
+        if not self._waiting:
+            self._waiting.extend(self._reader.read(BATCH, timeout_s))
+        count = len(self._waiting)
+        while self._waiting:
+            self._apply(self._waiting[0])
+            self._waiting.popleft()
+        return count
+
+    def _apply(self, record: Record) -> None:
+        try:
+            message = topics.decode(record.topic, record.value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._bury(record, str(error))
+            return
+        if isinstance(message, Market):
+            self._gate.set_minimum(message.market, message.minimum_total)
+        elif isinstance(message, Halt):
+            with self._journal.transaction():
+                self._journal.apply_halt(message)
+                self._move_past(record)
+            logger.warning("halt of %s: %s, by %s", message.account, message.kind, message.by)
+        elif isinstance(message, LedgerAccepted):
+            with self._journal.transaction():
+                accept_ledger(self._journal, message, self._wall_ms())
+                self._move_past(record)
+            logger.warning("the exchange's ledger is the truth for %s from here on, by %s", message.account, message.by)
+
+    def _bury(self, record: Record, reason: str) -> None:
+        """Tell of an unreadable record, once: `markets` is read from its start each time, and trade tells of those."""
+        if record.topic != "controls":
+            logger.error("%s at %d cannot be read: %s", record.topic, record.offset, reason)
+            return
+        bury(self._log, record, reason, self._wall_ms())
+        self._move_past(record)
+
+    def _move_past(self, record: Record) -> None:
+        self._journal.set_cursor(_name(record.slot), record.offset + 1)
 
 
 def _name(slot: Slot) -> str:

@@ -23,6 +23,7 @@ from consumers.execute.attempts import (
 from consumers.execute.bookkeeping import record_order
 from consumers.execute.clock import MarketClock
 from consumers.execute.crash import Reach, reach_nothing
+from consumers.execute.forgotten import Forgotten
 from consumers.execute.journal import AttemptRow, IntentRow, Journal
 from consumers.execute.limits import RiskGate
 from consumers.execute.venue import Accepted, Duplicate, Order, Refused, Unclear, Venue, burning_request, request_of
@@ -73,6 +74,7 @@ class Desk:
         self._rules = parts.rules
         self._doubted_s = parts.doubted_s
         self._follow_s: dict[str, float] = {}
+        self._forgotten = Forgotten()
         self._swept = 0
 
     # --- sending
@@ -107,6 +109,9 @@ class Desk:
             return True
         if halt := self._journal.halt_of(intent.account):
             self._reject_unsent(row, "halted", f"the account is halted ({halt})")
+            return True
+        if lost := self._journal.lost(intent.account):
+            self._reject_unsent(row, "order-lost", f"the exchange has forgotten {lost[0]}: a person must look")
             return True
         if refusal := self._parts.gate.refusal(intent):
             self._reject_unsent(row, refusal.name, refusal.text)
@@ -231,6 +236,7 @@ class Desk:
             for attempt in self._journal.attempts("ABSENT", changed_after_ms=since_ms)
             if attempt.burn is not Burn.BURNED
         ]
+        given_up += self._journal.attempts("LOST")
         tasks: list[Task] = []
         for _ in range(min(SWEEP_BATCH, len(given_up))):
             self._swept += 1
@@ -259,17 +265,15 @@ class Desk:
     def follow(self, identifier: str) -> list[Task]:
         """Look at an open order once, at its fills and its end; one that was given up and has appeared is ours."""
         attempt = self._attempt_row(identifier)
-        if attempt.state == "ABSENT":
+        if attempt.state in {"ABSENT", "LOST"}:
             late = self._venue.find(identifier)
             return self.adopt(late) if late is not None else []
         if attempt.state != "ACKED":
             return []
-        order = self._venue.order(attempt.uuid)
-        has_changed = False
-        if order is None and identifier not in self._follow_s:
-            logger.error("the exchange does not know the order %s that it accepted as %s", attempt.uuid, identifier)
+        order = self._venue.order(attempt.uuid) or self._missing(attempt)
+        has_changed = order is not None and self.record(identifier, order)
         if order is not None:
-            has_changed = self.record(identifier, order)
+            self._forgotten.clear(identifier)
         if self._attempt_row(identifier).state != "ACKED":
             self._follow_s.pop(identifier, None)
             return []
@@ -277,6 +281,22 @@ class Desk:
         delay_s = self._rules.follow_first_s if has_changed else self._follow_s.get(identifier, 0.0) * 2
         self._follow_s[identifier] = min(max(delay_s, self._rules.follow_first_s), slowest_s)
         return [Task("follow", identifier, self._follow_s[identifier])]
+
+    def _missing(self, attempt: AttemptRow) -> Order | None:
+        """An order that the look-up does not know any more: from the lists, or lost for good, never taken as ended."""
+        if not self._forgotten.knows(attempt.identifier):
+            logger.error("the exchange does not know %s, accepted as %s", attempt.uuid, attempt.identifier)
+        if not self._forgotten.is_for_good(attempt.identifier, self._parts.now_s()):
+            return None
+        row = self._intent_row(attempt.identifier)
+        if (order := self._in_lists(row.intent.market, attempt.identifier)) is not None:
+            return order
+        self._forgotten.clear(attempt.identifier)
+        text = "the exchange accepted it and does not know it any more: entries are stopped, a person must look"
+        logger.error("%s is lost and %s takes no entries: a person must look", attempt.identifier, row.intent.account)
+        told = events.unknown(row.intent, attempt, text, self._clock.now_ms(), is_lost=True)
+        self._settle(attempt, "LOST", "LOST", uuid=attempt.uuid, events=[told])
+        return None
 
     def record(self, identifier: str, order: Order) -> bool:
         """Write what the exchange says of an open order; returns whether anything is new."""
@@ -298,7 +318,8 @@ class Desk:
             told = events.cancelled(row.intent, None, "", self._clock.now_ms())
             self._journal.end_intent(row.intent.id, "CANCELLED", told)
             return [Task("cancel", cancel_id)]
-        tasks = [Task("cancel", cancel_id, self._rules.look_up_every_s)]
+        pause_s = self._rules.sweep_every_s if row.state == "LOST" else self._rules.look_up_every_s
+        tasks = [Task("cancel", cancel_id, pause_s)]
         if row.state == "ACKED":
             self._venue.cancel(row.uuid)
             identifiers = [a.identifier for a in self._journal.attempts_of(row.intent.id) if a.state == "ACKED"]

@@ -57,8 +57,10 @@ def rejected(intent: OrderIntent, number: int, name: str, text: str, event_ms: i
     )
 
 
-def unknown(intent: OrderIntent, attempt: AttemptRow, text: str, event_ms: int) -> OrderUnknown:
-    """The attempt is in doubt."""
+def unknown(
+    intent: OrderIntent, attempt: AttemptRow, text: str, event_ms: int, *, is_lost: bool = False
+) -> OrderUnknown:
+    """The attempt is in doubt; `is_lost`: the exchange had it and has forgotten it."""
     return OrderUnknown(
         account=intent.account,
         pocket=intent.pocket,
@@ -67,6 +69,7 @@ def unknown(intent: OrderIntent, attempt: AttemptRow, text: str, event_ms: int) 
         identifier=attempt.identifier,
         text=text,
         event_ms=event_ms,
+        is_lost=is_lost,
     )
 
 

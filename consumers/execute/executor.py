@@ -132,7 +132,7 @@ class Executor:
             return
         self._reach("after_reconcile")
         logger.info("journal and exchange agree, %d tasks go on", len(tasks))
-        controls = self._patiently(lambda: Controls(self._log, self._journal, self._gate))
+        controls = self._patiently(lambda: Controls(self._log, self._journal, self._gate, _wall_ms))
         intake = self._patiently(lambda: Intake(self._log, self._journal, self._clock, self.route, self._reach))
         if controls is None or intake is None:
             return

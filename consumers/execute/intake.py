@@ -118,7 +118,7 @@ class Intake:
         try:
             message = topics.decode(TOPIC, record.value)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._bury(record, str(error))
+            bury(self._log, record, str(error), self._clock.wall_ms())
             return ""
         self._clock.observe(message.event_ms, record.append_ms)
         if isinstance(message, OrderIntent):
@@ -131,17 +131,19 @@ class Intake:
             self._route(Task("cancel", message.id))
         return ""
 
-    def _bury(self, record: Record, reason: str) -> None:
-        logger.error("%s/%d at %d cannot be read: %s", record.topic, record.partition, record.offset, reason)
-        letter = DeadLetter.of(
-            "execute", record.topic, record.partition, record.offset, record.key, reason, record.value,
-            self._clock.wall_ms(),
-        )  # fmt: skip
-        publisher = self._log.publisher()
-        try:
-            publisher.publish("dead-letters", "execute", encode(letter))
-        finally:
-            publisher.close()
+
+def bury(log: Log, record: Record, reason: str, event_ms: int) -> None:
+    """Make an unreadable record a dead letter; on the log when this returns, else `Retry` is raised."""
+    logger.error("%s/%d at %d cannot be read: %s", record.topic, record.partition, record.offset, reason)
+    letter = DeadLetter.of(
+        "execute", record.topic, record.partition, record.offset, record.key, reason, record.value, event_ms
+    )
+    publisher = log.publisher()
+    try:
+        publisher.publish("dead-letters", "execute", encode(letter))
+        publisher.flush()
+    finally:
+        publisher.close()
 
 
 def _start(committed: int | None, bounds: tuple[int, int]) -> int:

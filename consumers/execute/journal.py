@@ -295,6 +295,11 @@ class Journal:
         """Whether an attempt of this account is in doubt now."""
         return bool(self._rows("SELECT 1 FROM intent WHERE account = ? AND state = 'UNKNOWN' LIMIT 1", account))
 
+    def lost(self, account: str) -> list[str]:
+        """Intents of this account that the exchange accepted and does not know any more."""
+        rows = self._rows("SELECT intent_id FROM intent WHERE account = ? AND state = 'LOST' ORDER BY rowid", account)
+        return [row[0] for row in rows]
+
     def cancel(self, cancel_id: str) -> CancelIntent | None:
         """A cancellation that is still to be carried out."""
         rows = self._rows("SELECT payload FROM cancel WHERE cancel_id = ? AND state = 'NEW'", cancel_id)

@@ -73,6 +73,7 @@ def _tests(
     settings = account.settings
     book, facts = shared.books.get(key), shared.facts.get(key)
     now = shared.now_ms
+    yield key in account.positions and account.positions[key].is_stuck, Reason.EXIT_REFUSED
     yield bool(shared.halt or account.halt), Reason.HALTED
     yield not account.is_trading, Reason.TRADING_STOPPED
     yield settings.venue != "paper", Reason.LIVE_NOT_OFFERED

@@ -7,6 +7,7 @@ are protective exits and pass every veto.
 from decimal import ROUND_FLOOR, Context, Decimal
 
 from consumers.trade.positions import leave_rest
+from consumers.trade.reasons import Reason
 from consumers.trade.state import Account, Bin, Exit, ExitKind, Order, Parameters, Position, Shared
 from streams import messages as m
 from streams.market import costs
@@ -129,7 +130,8 @@ def _sell_intent(
         reason=f"{kind} of the position opened by {position.entry_intent}",
     )
     tries = 1 if position.exit is None else position.exit.tries + 1
-    position.exit = Exit(kind=kind, base=base, intent_id=intent.id, tries=tries)
+    refused = 0 if position.exit is None else position.exit.refused
+    position.exit = Exit(kind=kind, base=base, intent_id=intent.id, tries=tries, refused=refused)
     if entry is not None:
         entry.exits += 1
     account.orders[intent.id] = Order(
@@ -145,3 +147,27 @@ def _sell_intent(
         event_ms=shared.now_ms,
     )
     return intent
+
+
+def alarms(account: Account, now_ms: int) -> list[m.Veto]:
+    """Tell of exits that are refused again and again: at once, whether or not a forecast comes for their market."""
+    stuck = {key: position for key, position in account.positions.items() if position.is_stuck}
+    told = {key for key, reason in account.reasons.items() if reason == Reason.EXIT_REFUSED}
+    for key in told - stuck.keys():
+        del account.reasons[key]
+    found: list[m.Veto] = []
+    for key, position in stuck.items():
+        if key in told:
+            continue
+        account.reasons[key] = str(Reason.EXIT_REFUSED)
+        account.day.refusals[str(Reason.EXIT_REFUSED)] = account.day.refusals.get(Reason.EXIT_REFUSED, 0) + 1
+        found.append(
+            m.Veto(
+                account=account.settings.account,
+                exchange=position.exchange,
+                market=position.market,
+                reason=str(Reason.EXIT_REFUSED),
+                event_ms=now_ms,
+            )
+        )
+    return found

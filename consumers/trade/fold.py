@@ -50,7 +50,9 @@ class Fold:
             if isinstance(message, m.Market):
                 self._on_market(message)
                 return []
-            if isinstance(message, m.AccountSettings | m.TradingStarted | m.TradingStopped | m.Halt | m.Warmed):
+            if isinstance(
+                message, m.AccountSettings | m.TradingStarted | m.TradingStopped | m.Halt | m.Warmed | m.LedgerAccepted
+            ):
                 return self._on_control(message)
             return self._on_order_event(message)
 
@@ -192,10 +194,11 @@ class Fold:
 
     def _on_order_event(self, event: m.OrderEvent) -> list[Output]:
         account = self.state.accounts.get(event.account)
-        if account is not None:
-            _turn_day(account, self.state.shared.now_ms)
-            positions.on_order_event(account, event, self.state.shared.now_ms, self.parameters)
-        return []
+        if account is None:
+            return []
+        _turn_day(account, self.state.shared.now_ms)
+        positions.on_order_event(account, event, self.state.shared.now_ms, self.parameters)
+        return [*exits.alarms(account, self.state.shared.now_ms)]
 
     def _on_control(self, control: m.Control) -> list[Output]:
         shared = self.state.shared
@@ -207,6 +210,10 @@ class Fold:
             return []
         if isinstance(control, m.Halt):
             return self._on_halt(control)
+        if isinstance(control, m.LedgerAccepted):
+            for account in self._named(control.account):
+                positions.accept_ledger(account, control.holdings, shared.now_ms)
+            return []
         for account in self._named(control.account):
             account.is_trading = isinstance(control, m.TradingStarted)
         return []

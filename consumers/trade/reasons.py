@@ -13,6 +13,7 @@ Language = Literal["en", "ko"]
 class Reason(StrEnum):
     """One word per refusal; stable, because it is stored."""
 
+    EXIT_REFUSED = "exit-refused"
     HALTED = "halted"
     TRADING_STOPPED = "trading-stopped"
     LIVE_NOT_OFFERED = "live-not-offered"
@@ -39,6 +40,10 @@ class Reason(StrEnum):
 
 
 WORDS: dict[Reason, tuple[str, str]] = {
+    Reason.EXIT_REFUSED: (
+        "The sale of the open position is refused again and again; a person must look.",
+        "보유 포지션의 매도가 거듭 거부되고 있습니다. 확인이 필요합니다.",
+    ),
     Reason.HALTED: ("The kill switch is on.", "긴급 정지 상태입니다."),
     Reason.TRADING_STOPPED: ("Automatic trading is stopped.", "자동 매매가 중지되어 있습니다."),
     Reason.LIVE_NOT_OFFERED: ("Trading with real money is not offered yet.", "실거래는 아직 제공되지 않습니다."),

@@ -11,12 +11,15 @@ from typing import NamedTuple
 from consumers.trade import inputs
 from consumers.trade.fold import Fold, Output, owns_all
 from consumers.trade.state import MARKET_VIEW, Parameters, Shared, State, decode_account, decode_shared, money_context
+from infra.catch_up import read_range
 from infra.errors import RecordsLost
 from infra.log import Log, Slot
 from streams import messages as m
 from streams import topics
 
 logger = logging.getLogger(__name__)
+
+GROUP = "trade"
 
 
 class Shard(NamedTuple):
@@ -79,17 +82,41 @@ def restore(log: Log, shard: Shard, parameters: Parameters, owns: Callable[[str]
     home = Slot("trade-inputs", shard.home)
     ranges = inputs.RangeReader(log, {slot: max(positions[slot], firsts[slot]) for slot in positions})
     try:
-        for entry in _entries(log, home, cursor.get(inputs.slot_name(home), 0)):
+        wanted = cursor.get(inputs.slot_name(home), 0)
+        kept = log.bounds([home])[home][0]
+        for entry in _entries(log, home, wanted):
             _admit(fold, waiting, entry)
             if inputs.is_covered(entry, cursor):
                 continue
+            if kept > wanted and entry.kind == "range":
+                _check_follows(log, positions, entry)
             _fold_again(fold, entry, ranges)
             if entry.kind == "range":
                 positions[Slot(entry.topic, entry.partition)] = entry.last + 1
     finally:
         ranges.close()
+    if kept > wanted:
+        _check_end(log, positions, home, wanted, kept)
     _admit(fold, waiting, None)
     return Restored(fold, {slot: max(offset, firsts[slot]) for slot, offset in positions.items()})
+
+
+def _check_follows(log: Log, positions: Mapping[Slot, int], entry: m.TradeInput) -> None:
+    """Raise `RecordsLost` where an input lies between the state and `entry`: the record of when it came is gone."""
+    slot = Slot(entry.topic, entry.partition)
+    begin = positions[slot]
+    if begin < entry.first and list(read_range(log, {slot: begin}, {slot: entry.first})):
+        raise RecordsLost(f"trade's record of when it took {inputs.slot_name(slot)} {begin}-{entry.first - 1} is gone")
+
+
+def _check_end(log: Log, positions: Mapping[Slot, int], home: Slot, wanted: int, kept: int) -> None:
+    """Raise `RecordsLost` where the state ends before what was committed: offsets and inputs were written together."""
+    text = f"trade's recorded inputs {inputs.slot_name(home)} {wanted}-{kept - 1} are gone"
+    committed = log.committed(GROUP, positions)
+    behind = [inputs.slot_name(slot) for slot, position in positions.items() if committed.get(slot, 0) > position]
+    if behind:
+        raise RecordsLost(f"{text}, and no snapshot of the state holds them: {', '.join(sorted(behind))}")
+    logger.info("%s, the snapshots hold them", text)
 
 
 def _fold_again(fold: Fold, entry: m.TradeInput, ranges: inputs.RangeReader) -> None:
@@ -123,9 +150,12 @@ def replay(
 ) -> Iterator[Output]:
     """Fold everything that `trade-inputs` names, from the beginning, and yield what comes out: what trade published.
 
-    Pass `fold` (fresh) to look at its state afterwards. Raises `RecordsLost` where retention took inputs away.
+    Pass `fold` (fresh) to look at its state afterwards. Raises `RecordsLost` where retention took inputs away, or the
+    record of their order: a replay that began later would be another one.
     """
     home = Slot("trade-inputs", (shard or Shard()).home)
+    if first := log.bounds([home])[home][0]:
+        raise RecordsLost(f"trade's recorded inputs {home.topic}/{home.partition} 0-{first - 1} are gone: no replay")
     again = Fold(parameters, money_context(), owns) if fold is None else fold
     ranges = inputs.RangeReader(log, inputs.first_offsets(log))
     try:

@@ -14,7 +14,8 @@ import msgspec
 
 from consumers.trade import inputs
 from consumers.trade.fold import Fold, Input, Output
-from consumers.trade.replay import Restored, Shard, restore
+from consumers.trade.reasons import Reason, text_of
+from consumers.trade.replay import GROUP, Restored, Shard, restore
 from consumers.trade.state import MARKET_VIEW, Account, Parameters, Shared, encode
 from infra.errors import BadMessage, Retry, TopicMissing
 from infra.log import Log, Reader, Record, Slot, Transactor, partition_of
@@ -25,7 +26,6 @@ from streams import topics
 
 logger = logging.getLogger(__name__)
 
-GROUP = "trade"
 _BATCH = 2_000
 _READ_S = 0.05
 _COMMIT_EVERY_MS = 500
@@ -44,6 +44,8 @@ def parameters_of(settings: Settings) -> Parameters:
         stale_signal_ms=int(3_000 * speed),
         entry_expiry_ms=int(5_000 * speed),
         exit_expiry_ms=int(30_000 * speed),
+        closed_order_ms=int(600_000 * speed),
+        late_order_ms=int(Parameters().late_order_ms * speed),
         is_warm_up_expected=settings.feed.kind == "synthetic" and settings.feed.warmup_seconds > 0,
     )
 
@@ -208,6 +210,8 @@ class Trader:
             self._transactor.publish("trade-inputs", "", m.encode(entry), self._shard.home)
         for output in self._outputs:
             if isinstance(output, m.Veto):
+                if output.reason == Reason.EXIT_REFUSED:
+                    logger.error("%s: %s", output.market, text_of(output.reason))
                 pocket = self.fold.state.accounts[output.account].settings.pocket
                 self._transactor.publish("order-events", pocket, m.encode(output))
             else:

@@ -15,7 +15,8 @@ from streams import messages as m
 ZERO = Decimal(0)
 MARKET_VIEW = "*"
 """Stands for the account in the snapshot of what all accounts share."""
-KEPT_CLOSED_ORDERS = 64
+REFUSED_ALARM = 3
+"""Exits refused in a row after which people are told: the first two may be a moment's limit or a price that moved."""
 
 HaltKind = Literal["", "no-new-orders", "sell-all"]
 ExitKind = Literal["stop", "time-stop", "expectation", "halt"]
@@ -33,6 +34,12 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     retry_longest_ms: int = 30_000
     minimum_total: Decimal = Decimal(5000)
     """Smallest order where the exchange has not told a market's own."""
+    closed_order_ms: int = 600_000
+    """How long a closed order is remembered at least: an event may be told twice, or after its order's end."""
+    late_order_ms: int = 7 * 86_400_000 + 3_600_000
+    """How long an order that was in doubt is remembered after its end: the executor looks for a late one for seven days
+    (`Rules.sweep_for_s`), an hour is for telling it.
+    """
     is_warm_up_expected: bool = False
     """Whether nothing may be entered before a `Warmed` record came."""
 
@@ -93,6 +100,12 @@ class Order(msgspec.Struct, kw_only=True):
     paid_fee: Decimal = ZERO
     exits: int = 0
     """Exit intents made so far for what this entry bought."""
+    was_in_doubt: bool = False
+    """Whether its outcome was ever unknown: it can appear late."""
+    is_lost: bool = False
+    """Whether the exchange has forgotten it; it stays open until a person accepts the exchange's ledger."""
+    ended_ms: int = 0
+    """Market time at which it was closed."""
 
     @property
     def is_open(self) -> bool:
@@ -117,6 +130,8 @@ class Exit(msgspec.Struct, kw_only=True):
     """The open order; empty between two tries."""
     tries: int
     retry_ms: int = 0
+    refused: int = 0
+    """Tries in a row that sold nothing."""
 
 
 class Position(msgspec.Struct, kw_only=True):
@@ -136,6 +151,11 @@ class Position(msgspec.Struct, kw_only=True):
     bought: Decimal = ZERO
     sold: Decimal = ZERO
     exit: Exit | None = None
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether its exit was refused so often that a person must look; it is tried further all the same."""
+        return self.exit is not None and self.exit.refused >= REFUSED_ALARM
 
     @property
     def average_price(self) -> Decimal:
@@ -209,12 +229,13 @@ class Account(msgspec.Struct, kw_only=True):
                 return order
         return None
 
-    def prune(self) -> None:
-        """Forget the oldest closed orders that no position needs."""
+    def prune(self, now_ms: int, parameters: Parameters) -> None:
+        """Forget closed orders that no position needs and nothing can be told of any more at this market time."""
         needed = {position.entry_intent for position in self.positions.values()}
-        closed = [name for name, order in self.orders.items() if not order.is_open and name not in needed]
-        for name in closed[: max(len(closed) - KEPT_CLOSED_ORDERS, 0)]:
-            del self.orders[name]
+        for name, order in list(self.orders.items()):
+            kept_ms = parameters.late_order_ms if order.was_in_doubt else parameters.closed_order_ms
+            if not order.is_open and name not in needed and now_ms - order.ended_ms > kept_ms:
+                del self.orders[name]
 
 
 class State(msgspec.Struct, kw_only=True):

@@ -1,8 +1,8 @@
 """`observator bench memory`: does any process keep more than it should, over millions of records?
 
-Order books with advancing times go into the topics at ten times live speed (Faust: the real
-feed at live speed). Each process's own
-memory is sampled; the slope over records after the first fifth is given with its 95 % interval.
+Order books and trades with advancing times go into the topics at ten times live speed in place of the feed (Faust: the
+real feed at live speed), while one session of the page refreshes. Each process's own memory is sampled; the slope over
+the records that the stage has read, after the first fifth, is given with its 95 % interval.
 """
 
 import threading
@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from consumers.verify.deployment import Deployment, deployment
+from consumers.verify.deployment import Deployment, deployment, settle
 from consumers.verify.disturbed import EXCHANGE, PARTITIONS, partition_for
-from consumers.verify.processes import result_of
+from consumers.verify.page_reader import PageReader
+from consumers.verify.processes import result_of, wait_until
 from infra.kafka import KafkaLog
 from streams.messages import Heartbeat, OrderBook, Trade, encode, key_of
 
 _LIMIT_MB = 1.0
 _MARKETS = 250
 _LIVE_RATE = 1_250
+_INPUTS = ["orderbooks", "trades"]
+_DRAIN_S = 300
 
 
 class Load(threading.Thread):
@@ -91,7 +94,7 @@ class LiveLoad(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
-        """Wait until the records have come, then stop the feed."""
+        """Wait until the records have come."""
         try:
             while self.written < self._records:
                 time.sleep(1.0)
@@ -153,51 +156,62 @@ def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
     is_fed = rate <= _LIVE_RATE
     feed = {"kind": "synthetic", "market_count": _MARKETS if is_fed else 1, "warmup_seconds": 0}
     described = {"feed": feed, "streams": {"runner": runner}}
-    names = ["streams", "predict", "trade", "execute", "views"]
+    names = ["sandbox", "streams", "predict", "trade", "execute", "views", "page"]
     with deployment(described) as running:
-        running.start("sandbox", *names)
-        time.sleep(15)
-        load: Load | LiveLoad
-        if rate > _LIVE_RATE:
-            load = Load(running.broker.bootstrap, records, rate)
-        else:
-            names += ["sandbox", "feed"]
+        running.start(*names)
+        page = PageReader(running.settings.dashboard.port)
+        page.start()
+        settle(running, "manifests", 5, 180)  # all but sandbox and page say what they run with when they begin
+        wait_until(lambda: page.refreshes > 0 or page.error is not None, 90, "the page")
+        if is_fed:
+            names.append("feed")
             running.start("feed")
-            load = LiveLoad(running, records)
+        load = LiveLoad(running, records) if is_fed else Load(running.broker.bootstrap, records, rate)
         load.start()
+        started = time.monotonic()
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        every_s = 2.0 if records > 100_000 else 0.5
         while load.is_alive():
-            time.sleep(2.0 if records > 100_000 else 0.5)
-            running.children.require_alive()
-            for name in names:
-                samples[name].append((load.written / 1e6, running.own_memory_mb(name)))
-        if load.error:
-            raise load.error
+            time.sleep(every_s)
+            _sample(running, load, page, samples)
+        figures: dict[str, float] = {f"{runner}: records": load.written}
+        figures[f"{runner}: records per second"] = round(load.written / (time.monotonic() - started))
         if is_fed:
             running.children.stop("feed")
-        figures = _drain(running, runner, records, rate)
+        figures[f"{runner}: lag at the end"] = running.lag("features", _INPUTS)
+        ended = time.monotonic()
+        while running.lag("features", _INPUTS) and time.monotonic() - ended < _DRAIN_S:
+            time.sleep(every_s)
+            _sample(running, load, page, samples)
+        figures[f"{runner}: seconds to drain"] = round(time.monotonic() - ended, 1)
+        figures[f"{runner}: feature rows"] = running.count("features")
+        page.close()
+        figures[f"{runner}: refreshes of the page"] = page.refreshes
+    return figures | _growth(runner, samples, records / 5e6)
+
+
+def _sample(
+    running: Deployment, load: Load | LiveLoad, page: PageReader, samples: dict[str, list[tuple[float, float]]]
+) -> None:
+    """Add to each process's samples: millions of records that the stage has read so far, and MB."""
+    running.children.require_alive()
+    if error := load.error or page.error:
+        raise error
+    read = max(0, load.written - running.lag("features", _INPUTS))
     for name, points in samples.items():
-        slope, error = slope_of([point for point in points if point[0] >= records / 5e6])
+        if running.children.is_alive(name):  # the feed is stopped before the rest is read
+            points.append((read / 1e6, running.own_memory_mb(name)))
+
+
+def _growth(runner: str, samples: dict[str, list[tuple[float, float]]], after_millions: float) -> dict[str, float]:
+    figures: dict[str, float] = {}
+    for name, points in samples.items():
+        slope, error = slope_of([point for point in points if point[0] >= after_millions])
         figures[f"{runner}, {name}: MB at the end"] = round(points[-1][1], 1)
         figures[f"{runner}, {name}: MB per million records"] = round(slope, 3)
+        figures[f"{runner}, {name}: MB per million, lower"] = round(slope - 1.96 * error, 3)
         figures[f"{runner}, {name}: MB per million, upper"] = round(slope + 1.96 * error, 3)
     return figures
-
-
-def _drain(running: Deployment, runner: str, records: int, rate: float) -> dict[str, float]:
-    """Wait until the stage has read everything; how far behind it was at the end of the load."""
-    behind = running.lag("features", ["orderbooks", "trades"])
-    started = time.monotonic()
-    while running.lag("features", ["orderbooks", "trades"]) and time.monotonic() - started < 300:
-        running.children.require_alive()
-        time.sleep(0.5)
-    return {
-        f"{runner}: records": records,
-        f"{runner}: records per second": rate,
-        f"{runner}: lag at the end": behind,
-        f"{runner}: seconds to drain": round(time.monotonic() - started, 1),
-        f"{runner}: feature rows": running.count("features"),
-    }
 
 
 def slope_of(points: list[tuple[float, float]]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ from infra.configuration import save
 from infra.kafka import KafkaLog
 from infra.log import slots_of
 from infra.servers.kafka import KafkaServer
+from infra.servers.ports import port_of
 from infra.settings import Settings
 
 
@@ -58,7 +59,8 @@ def deployment(described: Mapping[str, Any]) -> Iterator[Deployment]:
     home = Path(tempfile.mkdtemp(prefix="observator-bench-"))
     try:
         with own_broker(home) as broker:
-            settings = Settings.model_validate({**described, "home": home, "kafka": {"bootstrap": broker.bootstrap}})
+            own = {"home": home, "kafka": {"bootstrap": broker.bootstrap}, "dashboard": {"port": port_of(home, "page")}}
+            settings = Settings.model_validate({**described, **own})
             (home / "logs").mkdir(exist_ok=True)
             with KafkaLog(broker.bootstrap) as log, Children(home / "logs") as children:
                 create_all_topics(log)

@@ -24,6 +24,7 @@ from infra.log import slots_of
 from infra.servers.kafka import wait_ready
 from infra.servers.ports import port_of
 from infra.settings import Settings
+from infra.tables import view_questions as questions
 from infra.tables import views
 from streams import topics
 
@@ -92,7 +93,7 @@ class _Run:
         engine = views.open_views(views.path_of(self.settings.home))
         try:
             with Session(engine) as session:
-                return any(row["bin_ms"] > killed_ms for row in views.latest_markets(session))
+                return any(row["bin_ms"] > killed_ms for row in questions.latest_markets(session))
         finally:
             engine.dispose()
 

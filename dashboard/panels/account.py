@@ -7,15 +7,15 @@ from sqlmodel import Session
 from dashboard import formats
 from dashboard.markup import Cell, Figure, badges, figures, heading, note, table
 from dashboard.words import Language, code_word, word
-from infra.tables import views
-from infra.tables.views import Row
+from infra.tables import view_questions as questions
+from infra.tables.view_questions import Row
 
 ORDER_ROWS = 15
 
 
 def money(session: Session, language: Language) -> None:
     """Each account's money and its sign of life."""
-    accounts = views.money(session)
+    accounts = questions.money(session)
     if not accounts:
         heading("money", language)
         note(word("no_account", language), language)
@@ -100,7 +100,7 @@ def positions(session: Session, language: Language) -> None:
             Cell(formats.signed_won(row["unrealised"]), f"number {formats.direction(row['unrealised'])}"),
             Cell(word("dust", language) if row["is_dust"] else formats.clock(row["due_ms"])),
         ]
-        for row in views.positions(session)
+        for row in questions.positions(session)
     ]
     table("positions", language, heads, rows)
 
@@ -110,7 +110,7 @@ def balances(session: Session, language: Language) -> None:
     heading("balances", language)
     rows = []
     seen: set[tuple[str, str]] = set()
-    for account in views.money(session):
+    for account in questions.money(session):
         for row in account["balances"]:
             is_empty = not Decimal(row["available"]) and not Decimal(row["locked"])
             if is_empty or (row["pocket"], row["currency"]) in seen:
@@ -134,7 +134,7 @@ def orders(session: Session, language: Language) -> None:
     """Orders, newest first."""
     heading("orders", language)
     keys = ("time", "market", "side", "purpose", "state", "fill_price", "quantity", "funds", "fee")
-    found = views.orders(session, limit=ORDER_ROWS)
+    found = questions.orders(session, limit=ORDER_ROWS)
     rows = [
         [
             Cell(formats.moment(row["event_ms"] or row["changed_ms"])),
@@ -167,7 +167,7 @@ def state_of(row: Row, language: Language) -> str:
 
 def reasons(session: Session, language: Language) -> None:
     """Why nothing was bought, counted per day."""
-    found = views.reasons(session)
+    found = questions.reasons(session)
     heading("reasons", language, word("on_day", language, day=found[0]["day"]) if found else "")
     text = "korean" if language == "ko" else "english"
     rows = [[Cell(row[text] or row["reason"], "text"), Cell(f"{row['count']:,}", "number")] for row in found]

@@ -8,8 +8,8 @@ from dashboard import formats
 from dashboard.charts import QUIET, layout_of
 from dashboard.markup import Cell, Figure, figures, heading, note, table
 from dashboard.words import Language, word
-from infra.tables import views
-from infra.tables.views import Row
+from infra.tables import view_questions as questions
+from infra.tables.view_questions import Row
 
 BOOK_ROWS = 10
 TRADE_ROWS = 22
@@ -29,7 +29,7 @@ def headline(session: Session, row: Row, language: Language) -> None:
         mid, spread = (bid + ask) / 2, round(ask - bid, 8)
     relative = formats.percent_of_bp(1e4 * spread / mid if spread is not None and mid else None, is_signed=False)
     warned = word("caution", language) if row["is_caution"] or row["is_warning"] else ""
-    last = next(iter(views.recent_trades(session, row["market"], 1, row["exchange"])), None)
+    last = next(iter(questions.recent_trades(session, row["market"], 1, row["exchange"])), None)
     text, kind = (formats.DASH, "") if last is None else _trade_price(last, tick)
     figures(
         language,
@@ -52,7 +52,7 @@ def _trade_price(trade: Row, tick: str | None) -> tuple[str, str]:
 def order_book(session: Session, row: Row, language: Language) -> None:
     """Best levels: asks above in blue, bids below in red, a bar for the size."""
     heading("book", language)
-    book = views.latest_book(session, row["market"], row["exchange"])
+    book = questions.latest_book(session, row["market"], row["exchange"])
     if book is None:
         note(word("waiting", language), language)
         return
@@ -87,7 +87,7 @@ def order_book(session: Session, row: Row, language: Language) -> None:
 def trades(session: Session, row: Row, language: Language) -> None:
     """Executions by others, newest first."""
     heading("trades", language)
-    found = views.recent_trades(session, row["market"], TRADE_ROWS, row["exchange"])
+    found = questions.recent_trades(session, row["market"], TRADE_ROWS, row["exchange"])
     rows = []
     for trade in found:
         text, kind = _trade_price(trade, row["tick_size"])
@@ -100,7 +100,7 @@ def trades(session: Session, row: Row, language: Language) -> None:
 def price_chart(session: Session, row: Row, language: Language) -> None:
     """Mid price of the last minutes."""
     heading("chart", language, word("last_minutes", language, n=CHART_BINS // 60))
-    points = views.mids(session, row["market"], CHART_BINS, row["exchange"])
+    points = questions.mids(session, row["market"], CHART_BINS, row["exchange"])
     times = [formats.axis_time(point["bin_ms"]) for point in points]
     figure = go.Figure(go.Scatter(x=times, y=[point["mid"] for point in points], line={"color": "#888", "width": 1.5}))
     figure.update_layout(**layout_of(row["market"]), yaxis_tickformat=",")

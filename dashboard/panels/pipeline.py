@@ -5,14 +5,14 @@ from sqlmodel import Session
 from dashboard import formats
 from dashboard.markup import Cell, heading, table
 from dashboard.words import Language, code_word, word
-from infra.tables import views
+from infra.tables import view_questions as questions
 
 FEED_ROWS = 8
 
 
 def freshness(session: Session, now_ms: int, stale_ms: int, language: Language) -> list[tuple[str, str, str]]:
     """A badge that says how old the newest market data is; a warning where it is older than the feed may be."""
-    found = {row["topic"]: row["last_append_ms"] for row in views.stages(session)}
+    found = {row["topic"]: row["last_append_ms"] for row in questions.stages(session)}
     if "orderbooks" not in found:
         return []
     age_ms = max(0, now_ms - found["orderbooks"])
@@ -30,7 +30,7 @@ def stages(session: Session, now_ms: int, language: Language) -> None:
             Cell(f"{row['records']:,}", "number"),
             Cell(word("ago", language, s=f"{max(0, now_ms - row['last_append_ms']) // 1000:,}"), "number"),
         ]
-        for row in views.stages(session)
+        for row in questions.stages(session)
     ]
     table("stages", language, [word(key, language) for key in ("topic", "records", "age")], rows)
 
@@ -44,6 +44,6 @@ def feed(session: Session, language: Language) -> None:
             Cell(code_word("kind", row["kind"], language)),
             Cell(row["text"], "text"),
         ]
-        for row in views.feed_events(session, FEED_ROWS)
+        for row in questions.feed_events(session, FEED_ROWS)
     ]
     table("feed", language, [word(key, language) for key in ("time", "event", "details")], rows)

@@ -9,8 +9,8 @@ from dashboard.charts import QUIET, layout_of
 from dashboard.feature_words import name_of, value_of
 from dashboard.markup import Cell, heading, note, table
 from dashboard.words import Language, word
-from infra.tables import views
-from infra.tables.views import Row
+from infra.tables import view_questions as questions
+from infra.tables.view_questions import Row
 from streams.market.features import FEATURES, SCHEMA
 
 FORECASTS = 300
@@ -20,7 +20,7 @@ _COLUMNS = 3
 def forecast(session: Session, row: Row, horizon_ms: int, language: Language) -> None:
     """Forecast of each moment against what happened, and the skill against "no change"."""
     heading("signal", language, word("seconds", language, n=horizon_ms // 1000))
-    signals = views.recent_signals(session, row["market"], FORECASTS, horizon_ms, row["exchange"])[::-1]
+    signals = questions.recent_signals(session, row["market"], FORECASTS, horizon_ms, row["exchange"])[::-1]
     times = [formats.axis_time(signal["bin_ms"]) for signal in signals]
     figure = go.Figure()
     for name, field, colour in (("outcome", "outcome_bp", "#999999"), ("forecast", "expected_bp", "#0a9f70")):
@@ -42,7 +42,7 @@ def _skill(signals: list[Row], language: Language) -> str:
 
 def newest(session: Session, row: Row, language: Language) -> None:
     """The newest bin's forecast over each horizon, and whether it may trade."""
-    found = views.recent_signals(session, row["market"], 8, None, row["exchange"])
+    found = questions.recent_signals(session, row["market"], 8, None, row["exchange"])
     found = [signal for signal in found if signal["bin_ms"] == found[0]["bin_ms"]]
     heading("forecasts_now", language, word("model", language, id=found[0]["model_id"]) if found else "")
     if not found:

@@ -18,7 +18,7 @@ class IntentTable(ExecutionTable, table=True):
     """One decision to order; `intent_id` as primary key is where duplicate deliveries end.
 
     `state` is one of NEW, SENDING, UNKNOWN, RETRY (a new attempt is allowed and due), ACKED (at the exchange, open),
-    DONE, CANCELLED, REJECTED, EXPIRED.
+    DONE, CANCELLED, REJECTED, EXPIRED, LOST (accepted, then not known to the exchange: its account takes no entries).
     """
 
     __tablename__: ClassVar[str] = "intent"
@@ -41,7 +41,8 @@ class IntentTable(ExecutionTable, table=True):
 class AttemptTable(ExecutionTable, table=True):
     """One identifier that may have reached the exchange, written before it is sent.
 
-    `state` is one of SENDING, UNKNOWN, ACKED, DONE, CANCELLED, REJECTED, ABSENT (looked for and not found).
+    `state` is one of SENDING, UNKNOWN, ACKED, DONE, CANCELLED, REJECTED, ABSENT (looked for and not found),
+    LOST.
     `burn` is what is known of the identifier: empty, REFUSED (a must-be-refused order went out with it), BURNED (it
     can never be accepted any more) or KEPT (the exchange does not burn).
     """

@@ -1,4 +1,4 @@
-"""Trades missed in a hole, fetched by REST after a reconnect. Run in a thread beside the feed's.
+"""Trades missed in a hole, fetched by REST after a reconnect or a restart. Run in a thread beside the feed's.
 
 They are published with `origin=backfill` for people and audits; they never enter features. Books cannot be fetched
 after the fact. The stream never replays anything, hence this module.
@@ -35,17 +35,17 @@ class Backfill:
         self._source = source
         self._session = session
 
-    def trades(self, markets: Sequence[str], stretch: Stretch, stop: Event) -> list[Trade]:
-        """All that could be had, oldest first per market; a market whose call fails is named in the log."""
-        found: list[Trade] = []
+    def trades(self, markets: Sequence[str], stretch: Stretch, stop: Event) -> Iterator[Trade]:
+        """All that can be had, market by market, oldest first; a market whose call fails is named in the log."""
         for market in markets:
             if stop.is_set():
-                break
+                return
             try:
-                found += reversed([self._trade(tick) for tick in self._ticks(market, stretch, stop)])
+                found = [self._trade(tick) for tick in self._ticks(market, stretch, stop)]
             except (ExchangeUnavailable, BadMessage) as error:
                 logger.warning("trades of %s in the hole cannot be fetched: %s", market, error)
-        return found
+            else:
+                yield from reversed(found)
 
     def _ticks(self, market: str, stretch: Stretch, stop: Event) -> Iterator[Tick]:
         """Newest first, page by page, day by day, until the stretch is passed."""

@@ -10,9 +10,10 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Event
 
-from infra.errors import BadMessage, BadSettings, DeliveryFailed, ExchangeUnavailable, Retry
+from infra.errors import BadMessage, BadSettings, ExchangeUnavailable, Retry
 from infra.log import Log
 from infra.manifest import as_fields, make_manifest
 from infra.settings import Settings
@@ -25,7 +26,7 @@ from producers.upbit.markets import Chosen, choose, described
 from producers.upbit.outlet import Outlet
 from producers.upbit.parse import ExchangeError, Parser, Status, Unusable
 from producers.upbit.rest import Quotation
-from producers.upbit.session import next_session
+from producers.upbit.session import Beginning, next_session
 from producers.upbit.source import BOOKS, FeedKind, Output, Source, Stretch
 from streams.messages import Market, OrderBook, RunManifest, Trade, Warmed, key_of
 
@@ -44,6 +45,8 @@ QUIET_FACTOR = 3
 STATUS_EVERY_S = 0.5
 MARKETS_EVERY_S = 600.0
 CLOSE_TIMEOUT_S = 5.0
+MISSED_AT_ONCE = 500
+"""Back-filled trades published per check: the stream does not wait for those of a long hole."""
 _DATA = (OrderBook, Trade)
 
 
@@ -52,13 +55,13 @@ def run(settings: Settings, log: Log, stop: Event) -> None:
     addresses = addresses_of(settings)
     quotation = Quotation(addresses.rest, is_local=addresses.is_local)
     with contextlib.closing(quotation), ThreadPoolExecutor(2, thread_name_prefix="errand") as pool:
-        session = _first_session(log, stop)
-        if session is None:
+        begin = _beginning(log, stop)
+        if begin is None:
             return
         outlet = Outlet(log, PROCESS)
         try:
             outlet.send("manifests", PROCESS, _manifest(settings))
-            Feed(settings, addresses, log.partitions(BOOKS), session, outlet, quotation, pool, stop).run()
+            Feed(settings, addresses, log.partitions(BOOKS), begin, outlet, quotation, pool, stop).run()
         finally:
             stop.set()
             _close(outlet)
@@ -72,7 +75,7 @@ class Feed:
         settings: Settings,
         addresses: Addresses,
         partitions: int,
-        session: int,
+        begin: Beginning,
         outlet: Outlet,
         quotation: Quotation,
         pool: ThreadPoolExecutor,
@@ -86,8 +89,9 @@ class Feed:
         self._pool = pool
         self._stop = stop
         self._chosen: Chosen | None = None
-        self._source = self._new_source(session, 0)
-        self._parser = Parser(EXCHANGE, SOURCE, session)
+        self._source = self._new_source(begin)
+        self._begin = begin
+        self._parser = Parser(EXCHANGE, SOURCE, begin.session)
         self._connection: Connection | None = None
         self._backoff = Backoff(0.1, 2.0) if addresses.is_local else Backoff(0.5, 30.0)
         self._is_refused = False
@@ -100,14 +104,15 @@ class Feed:
         self._data_ns = 0
         self._status = Errand(pool, partial(sandbox_status, addresses.status), STATUS_EVERY_S)
         self._described = Errand(pool, self._describe, MARKETS_EVERY_S)
-        self._backfills: list[Future[list[Trade]]] = []
+        self._backfills: list[Future[None]] = []
+        self._missed: SimpleQueue[Trade] = SimpleQueue()
 
     def run(self) -> None:
         """Connect, read, reconnect, until told to stop; after the end of a recording only wait."""
         while not self._stop.is_set():
             try:
                 self._turn()
-            except DeliveryFailed as error:
+            except Retry as error:
                 self._renew(str(error))
         self._drop()
 
@@ -148,7 +153,7 @@ class Feed:
         if not chosen.markets:
             raise BadSettings("feed.markets: the exchange lists none of them")
         self._chosen = chosen
-        self._source = self._new_source(self._source.session, 0)
+        self._source = self._new_source(self._begin)
 
     def _on_lost(self, reason: str) -> None:
         """Say what happened, once, and wait before the next attempt."""
@@ -165,22 +170,25 @@ class Feed:
         """Some records are lost, nobody knows which: a new session, whose first heartbeat says from where on."""
         logger.error("delivery failed, a new session begins: %s", reason)
         session = max(self._source.session + 1, time.time_ns() // 1_000_000)
-        self._source = self._new_source(session, self._source.complete_to_ms)
+        self._begin = Beginning(session, self._source.complete_to_ms, self._begin.known)
+        self._source = self._new_source(self._begin)
         self._parser = Parser(EXCHANGE, SOURCE, session)
         self._frames = 0
         self._is_asking = self._addresses.is_local  # the word that the warm-up is over may be among what was lost
 
-    def _new_source(self, session: int, since_ms: int) -> Source:
+    def _new_source(self, begin: Beginning) -> Source:
         return Source(
             EXCHANGE,
             SOURCE,
-            session,
+            begin.session,
             self._chosen.markets if self._chosen is not None else [],
             grid_ms=self._settings.grid.grid_ms,
             lateness_ms=self._settings.grid.lateness_ms,
             speed=self._settings.feed.speed if self._addresses.is_local else 1.0,
             partitions=self._partitions,
-            since_ms=since_ms,
+            since_ms=begin.since_ms,
+            known=begin.known,
+            is_wall_timed=not self._addresses.is_local,
         )
 
     def _drop(self) -> None:
@@ -255,11 +263,13 @@ class Feed:
             text = f"market data of [{stretch.from_ms}, {stretch.to_ms}) are incomplete"
             self._say("hole", text)
             self._say("recovered", "data flow again")
-            self._backfills.append(self._pool.submit(self._missed, stretch))
+            self._backfills.append(self._pool.submit(self._fetch, self._source, stretch))
 
-    def _missed(self, stretch: Stretch) -> list[Trade]:
-        backfill = Backfill(self._quotation, EXCHANGE, SOURCE, self._source.session)
-        return backfill.trades(self._source.markets, stretch, self._stop)
+    def _fetch(self, source: Source, stretch: Stretch) -> None:
+        """In a thread of its own: a long hole takes many calls."""
+        backfill = Backfill(self._quotation, EXCHANGE, SOURCE, source.session)
+        for trade in backfill.trades(source.markets, stretch, self._stop):
+            self._missed.put(trade)
 
     # --- now and then ---------------------------------------------------------------------------------------------
 
@@ -268,10 +278,11 @@ class Feed:
         if (markets := self._described.result(now_ns)) is not None:
             for market in markets:
                 self._outlet.send("markets", key_of(EXCHANGE, market.market), market)
-        for done in [future for future in self._backfills if future.done() and self._source.is_live]:
+        for done in [future for future in self._backfills if future.done()]:
             self._backfills.remove(done)
-            if trades := outcome(done):
-                self._outlet.publish(self._source.backfill(trades))
+            outcome(done)
+        if self._source.is_live and (count := min(self._missed.qsize(), MISSED_AT_ONCE)):
+            self._outlet.publish(self._source.backfill([self._missed.get() for _ in range(count)]))
         if self._is_asking and (status := self._status.result(now_ns)) is not None:
             self._on_status(status, now_ns)
         if self._ended_ns and now_ns - max(self._ended_ns, self._data_ns) > CHECK_NS * 10:
@@ -320,12 +331,12 @@ class Feed:
         self._outlet.bury(SOURCE, self._frames, raw, reason, wall_ns)
 
 
-def _first_session(log: Log, stop: Event) -> int | None:
+def _beginning(log: Log, stop: Event) -> Beginning | None:
     """Wait for the log and choose the session; None when told to stop before."""
     backoff = Backoff(0.2, 5.0)
     while not stop.is_set():
         try:
-            return next_session(log, time.time_ns() // 1_000_000)
+            return next_session(log, time.time_ns() // 1_000_000, EXCHANGE, SOURCE)
         except Retry as error:
             logger.warning("the log does not answer, trying again: %s", error)
             stop.wait(backoff.pause_s())
@@ -345,5 +356,5 @@ def _manifest(settings: Settings) -> RunManifest:
 def _close(outlet: Outlet) -> None:
     try:
         outlet.close()
-    except DeliveryFailed as error:
+    except Retry as error:
         logger.warning("the last records may be missing from the log: %s", error)

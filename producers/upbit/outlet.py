@@ -3,12 +3,12 @@
 import base64
 import threading
 
-from infra.errors import DeliveryFailed, DeliveryPending
+from infra.errors import DeliveryPending, LogUnavailable, ObservatorError
 from infra.log import Log
 from producers.upbit.source import Output
 from streams.messages import DeadLetter, Message, encode
 
-LINGER_MS = 100.0
+LINGER_MS = 250.0
 """Books may wait for company (a request per record costs four times as much); heartbeats are pushed at once."""
 PUSH_EVERY_NS = 50_000_000
 PUSH_TIMEOUT_S = 0.5
@@ -27,7 +27,7 @@ class Outlet:
         self._publisher = log.publisher(linger_ms=LINGER_MS)
         self._process = process
         self._pushed_ns = 0
-        self._failure: DeliveryFailed | None = None
+        self._failure: ObservatorError | None = None
         self._is_closing = False
         self._wanted = threading.Event()
         self._pusher = threading.Thread(target=self._push_when_wanted, name="push", daemon=True)
@@ -56,9 +56,9 @@ class Outlet:
             self._wanted.clear()
             try:
                 self._publisher.flush(PUSH_TIMEOUT_S)
-            except DeliveryPending:
-                continue
-            except DeliveryFailed as error:
+            except (DeliveryPending, LogUnavailable):
+                continue  # nothing is lost yet: it is still being tried
+            except ObservatorError as error:
                 self._failure = error
 
     def send(self, topic: str, key: str, message: Message) -> None:

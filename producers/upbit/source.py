@@ -54,7 +54,6 @@ class _Lane:
         self.count = 0
         self.closed_ms = 0
         self.complete_from_ms = 0
-        self.has_failed = False
 
 
 class _Place(NamedTuple):
@@ -76,6 +75,13 @@ class TradeIds:
         self._stream: dict[str, dict[int, None]] = {}
         self._backfill: dict[str, dict[int, None]] = {}
 
+    def remember(self, market: str, trade_id: int) -> None:
+        """Take note of a trade that an earlier session published."""
+        ids = self._backfill.setdefault(market, {})
+        ids[trade_id] = None
+        if len(ids) > self._per_market:
+            del ids[next(iter(ids))]
+
     def is_new(self, trade: Trade) -> bool:
         """Whether the trade was not seen yet; from now on it was."""
         stream = self._stream.setdefault(trade.market, {})
@@ -95,7 +101,8 @@ class TradeIds:
 class Source:
     """One session of one source: an exchange and the markets that this process reads from it.
 
-    `since_ms` is where an earlier session of this process broke off: trades from there on are to be back-filled.
+    `since_ms` is where an earlier session broke off: trades from there on are to be back-filled, but for those `known`
+    (market, trade id), which it published. `is_wall_timed` says that the exchange keeps the time of our wall clock.
     """
 
     def __init__(
@@ -110,6 +117,8 @@ class Source:
         speed: float,
         partitions: int,
         since_ms: int = 0,
+        known: Iterable[tuple[str, int]] = (),
+        is_wall_timed: bool = False,
     ) -> None:
         self.exchange = exchange
         self.name = name
@@ -118,7 +127,10 @@ class Source:
         self._grid_ms = grid_ms
         self._lateness_ms = lateness_ms
         self._clock = ExchangeClock(speed)
+        self._is_wall_timed = is_wall_timed
         self._ids = TradeIds()
+        for market, trade_id in known:
+            self._ids.remember(market, trade_id)
         keys = {market: key_of(exchange, market) for market in self.markets}
         spread: list[list[str]] = [[] for _ in range(partitions)]
         for market, key in keys.items():
@@ -170,6 +182,7 @@ class Source:
         exchange_ms = message.exchange_ms
         outputs: list[Output] = []
         if not self._is_live or exchange_ms > self._clock.largest_ms:
+            self._check_jump(exchange_ms, message.received_ns, now_ns)
             outputs = self._advance(exchange_ms, now_ns)
         if isinstance(message, Trade):
             if not self._ids.is_new(message):
@@ -195,7 +208,6 @@ class Source:
 
     def _advance(self, exchange_ms: int, now_ns: int) -> list[Output]:
         """Move the clock by a message's time, begin or resume the session, and close what is due."""
-        self._check_jump(exchange_ms, now_ns)
         seen_ms = max(self._clock.largest_ms, exchange_ms)
         self._clock.see(exchange_ms, now_ns)
         if not self._is_live:
@@ -205,9 +217,19 @@ class Source:
             return self._close(self._boundary_ms(exchange_ms - self._lateness_ms))
         return []
 
-    def _check_jump(self, exchange_ms: int, now_ns: int) -> None:
-        """One wrong timestamp must not close the bins of the next years: the clock never goes back."""
-        if not self._clock.largest_ms or exchange_ms <= self._clock.estimate_ms(now_ns) + JUMP_LIMIT_MS:
+    def _check_jump(self, exchange_ms: int, received_ns: int, now_ns: int) -> None:
+        """One wrong timestamp must not close the bins of the next years: the clock never goes back.
+
+        The first message is held against our wall clock where that means anything. A wall clock that is wrong costs
+        that one message: the second agrees with it.
+        """
+        if self._clock.largest_ms:
+            expected_ms = self._clock.estimate_ms(now_ns)
+        elif self._is_wall_timed:
+            expected_ms = received_ns / 1e6
+        else:
+            return
+        if exchange_ms <= expected_ms + JUMP_LIMIT_MS:
             return
         suspect_ms, self._suspect_ms = self._suspect_ms, exchange_ms
         if suspect_ms is None or abs(exchange_ms - suspect_ms) > JUMP_LIMIT_MS:
@@ -242,24 +264,6 @@ class Source:
         self._suspect_ms = None
         self._reason = reason
 
-    def on_delivery_failed(self, topic: str, partition: int, lost: int) -> None:
-        """`lost` of the data records returned for this partition did not reach the log: no heartbeat until `repair`."""
-        for lane in self._lanes:
-            if lane.topic == topic and lane.partition == partition:
-                lane.count -= lost
-                lane.has_failed = True
-
-    def repair(self, now_ns: int) -> list[Output]:
-        """Declare the hole in the partitions whose deliveries failed, once the log takes records again."""
-        if not self._is_live:
-            return []
-        to_ms = self._boundary_ms(int(self._clock.estimate_ms(now_ns))) + self._grid_ms
-        outputs = []
-        for lane in self._lanes:
-            if lane.has_failed:
-                outputs += self._reopen(lane, to_ms, "delivery failed")
-        return outputs
-
     def holes(self) -> list[Stretch]:
         """The holes declared since the last call, for the back-fill."""
         holes, self._holes = self._holes, []
@@ -292,16 +296,13 @@ class Source:
             )
             outputs.append(_in_band(lane, hole))
         lane.complete_from_ms = to_ms
-        lane.has_failed = False
         outputs.append(self._heartbeat(lane, to_ms))
         return outputs
 
     def _close(self, event_ms: int) -> list[Output]:
         """One heartbeat at `event_ms` in every partition where it says something new."""
         self._next_ms = max(self._next_ms, event_ms + self._grid_ms)
-        return [
-            self._heartbeat(lane, event_ms) for lane in self._lanes if lane.closed_ms < event_ms and not lane.has_failed
-        ]
+        return [self._heartbeat(lane, event_ms) for lane in self._lanes if lane.closed_ms < event_ms]
 
     def _heartbeat(self, lane: _Lane, event_ms: int) -> Output:
         lane.closed_ms = event_ms

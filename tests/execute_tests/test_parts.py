@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from consumers.execute import events
+from consumers.execute import events, forgotten
 from consumers.execute.attempts import Burn, OnAbsent, OnAnswer, Rules, after_burning, on_absent, on_answer
 from consumers.execute.bookkeeping import record_order
 from consumers.execute.clock import FRESH_MS, OTHER_MARKET_MS, MarketClock
+from consumers.execute.controls import Controls
 from consumers.execute.desk import Desk, Parts, Task
 from consumers.execute.executor import _wait_for_key, run_executor
 from consumers.execute.gateway import UpbitGateway
@@ -39,7 +40,7 @@ from consumers.execute.venue import (
 )
 from consumers.execute.wakeup import identifier_of, listen
 from infra.errors import AlreadyRunning, DeliveryFailed, DeliveryPending, ExchangeUnavailable, Unsupported
-from infra.log import Record, TopicSpec
+from infra.log import Record, Slot, TopicSpec
 from infra.memory_log import MemoryLog
 from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
@@ -303,6 +304,70 @@ def test_an_order_the_exchange_forgot_is_asked_for_again(journal: Journal) -> No
     delays = [desk.follow("ob-a-1")[0].delay_s for _ in range(9)]
     assert delays == sorted(delays)
     assert delays[-1] == Rules().follow_slowest_s
+
+
+def test_an_order_the_exchange_forgot_for_good_stops_the_account(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    entry = {"purpose": "entry", "side": "buy", "order_type": "price", "funds": Decimal(6000), "quantity": None}
+    journal.add_intent(intent_of("b", **entry, expires_ms=10**15), RECORD)
+    exchange, now = Exchange(), [0.0]
+    desk = desk_of(journal, exchange, now)
+    desk.send("a")
+    known = exchange.orders.pop("ob-a-1")
+    for _ in range(forgotten.ANSWERS):
+        assert [task.kind for task in desk.follow("ob-a-1")] == ["follow"]
+    exchange.orders["ob-a-1"] = known
+    desk.follow("ob-a-1")
+    exchange.orders.clear()
+    for _ in range(forgotten.ANSWERS - 1):
+        now[0] += 1 + forgotten.SECONDS / forgotten.ANSWERS
+        assert [task.kind for task in desk.follow("ob-a-1")] == ["follow"]
+    exchange.open = [order_of("ob-a-1")]
+    assert [task.kind for task in desk.follow("ob-a-1")] == ["follow"]
+    exchange.open = []
+    for _ in range(forgotten.ANSWERS):
+        now[0] += 1 + forgotten.SECONDS / forgotten.ANSWERS
+        tasks = desk.follow("ob-a-1")
+    row = journal.intent("a")
+    assert row is not None
+    assert (tasks, row.state, desk.follow("ob-a-1")) == ([], "LOST", [])
+    assert desk.send("b") == []
+    told = [msgspec.json.decode(one.payload) for one in journal.unpublished()]
+    assert [one["type"] for one in told[-2:]] == ["order-unknown", "order-rejected"]
+    assert (told[-2]["is_lost"], told[-1]["name"]) == (True, "order-lost")
+    exchange.orders["ob-a-1"] = known
+    assert [task.kind for task in desk.sweep()] == ["follow"]
+    assert journal.lost("paper") == []
+
+
+def test_an_accepted_ledger_lets_the_account_go_on_and_bad_controls_are_told_once(journal: Journal) -> None:
+    log = MemoryLog()
+    log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
+    journal.add_intent(intent_of("a"), RECORD)
+    desk_of(journal, Exchange()).send("a")
+    attempt = journal.attempt("ob-a-1")
+    assert attempt is not None
+    journal.settle(attempt, attempt_state="LOST", intent_state="LOST", uuid="u")
+    publisher = log.publisher()
+    publisher.publish("controls", "paper", b"?")
+    publisher.publish("controls", "paper", m.encode(m.LedgerAccepted(account="paper", holdings={}, event_ms=5, by="t")))
+    publisher.publish("controls", "paper", b"{")
+    for count in (3, 0):
+        controls = Controls(log, journal, RiskGate(RiskLimits(), lambda: 0.0), lambda: 0)
+        assert controls.step(0.01) == count
+        assert not controls.is_behind()
+        controls.close()
+    row = journal.intent("a")
+    assert row is not None
+    assert (row.state, journal.lost("paper")) == ("EXPIRED", [])
+    assert msgspec.json.decode(journal.unpublished()[-1].payload)["type"] == "order-expired"
+    slots = [Slot("dead-letters", partition) for partition in range(4)]
+    reader = log.reader(dict.fromkeys(slots, 0))
+    letters = [topics.decode("dead-letters", record.value) for record in reader.read(10, 0.1)]
+    assert [(one.process, one.topic, one.offset) for one in letters] == [
+        ("execute", "controls", 0),
+        ("execute", "controls", 2),
+    ]
 
 
 def test_cancel_before_it_was_sent(journal: Journal) -> None:

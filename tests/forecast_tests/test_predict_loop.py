@@ -214,6 +214,20 @@ def test_promotions_are_followed_and_bad_ones_are_refused_once(
     assert sorted(refused) == sorted({"nobody", "nobody-else", planted.id})
 
 
+def test_unreadable_model_events_become_dead_letters_once(planted: Artefact, tmp_path: Path) -> None:
+    log = new_log()
+    log.publisher().publish(MODEL_EVENTS, "", b"?")
+    drain(new_loop(log, planted, tmp_path))
+    loop = new_loop(log, planted, tmp_path)
+    log.publisher().publish(MODEL_EVENTS, "", b"?")
+    drain(loop)
+    drain(new_loop(log, planted, tmp_path))
+    letters = [topics.decode("dead-letters", record.value) for record in read_all(log, "dead-letters")]
+    assert [(one.process, one.topic) for one in letters] == [("predict", MODEL_EVENTS)] * 2
+    bad = [record.offset for record in read_all(log, MODEL_EVENTS) if record.value == b"?"]
+    assert [one.offset for one in letters] == bad
+
+
 def promote(log: Log, model_id: str, from_bin_ms: int) -> None:
     event = ModelEvent(kind="promoted", model_id=model_id, effective_from_bin_ms=from_bin_ms, text="", event_ms=1)
     log.publisher().publish(MODEL_EVENTS, "", encode(event))

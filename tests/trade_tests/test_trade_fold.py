@@ -1,5 +1,6 @@
 from collections.abc import Iterable
 from decimal import Decimal
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -408,6 +409,122 @@ def test_a_sale_without_a_position_stops_entries(make: SimpleNamespace) -> None:
     account = fold.state.accounts["paper"]
     assert account.is_ledger_broken
     assert account.realised == Decimal(-6) + Decimal(6000) - Decimal(3)
+
+
+def test_a_refused_stop_backs_off_and_is_told_once(make: SimpleNamespace) -> None:
+    fold = started(make)
+    entered(make, fold)
+    sales = [only_intent(fold.take(make.features(T0 + 1000, 90_000.0)))]
+    alarms = fold.take(make.ended("rejected", sales[0], T0 + 1000))
+    times, now = [T0 + 1000], T0 + 1000
+    for _ in range(120):
+        now += 1000
+        for sale in fold.pulse(now):
+            assert isinstance(sale, m.OrderIntent)
+            assert sale.purpose == "protective-exit"
+            sales.append(sale)
+            times.append(now)
+            alarms += fold.take(make.ended("rejected", sale, now))
+    waits = [after - before for before, after in pairwise(times)]
+    assert waits[:5] == [1000, 2000, 4000, 8000, 16000]
+    assert set(waits[5:]) == {30_000}
+    assert reason_of(alarms) == Reason.EXIT_REFUSED
+    assert fold.state.accounts["paper"].day.refusals == {"exit-refused": 1}
+    assert one_bin(make, fold, now + 100, 50.0, 20.0, mid=90_000.0) == []
+    assert fold.state.accounts["paper"].day.refusals == {"exit-refused": 2}
+    fold.take(m.Halt(account="*", kind="no-new-orders", event_ms=now, by="t"))
+    assert only_intent(one_bin(make, fold, now + 1100, 50.0, 20.0, mid=90_000.0)).side == "sell"
+    assert fold.state.accounts["paper"].reasons[KEY] == Reason.EXIT_REFUSED
+    sale = next(order for order in fold.state.accounts["paper"].orders.values() if order.is_open)
+    sold = msgspec.structs.replace(sales[-1], id=sale.intent_id)
+    assert fold.take(make.filled(sold, "0.06", "90000", now + 30_000)) == []
+    assert KEY not in fold.state.accounts["paper"].reasons
+
+
+def lost(intent: m.OrderIntent, event_ms: int) -> m.OrderUnknown:
+    return m.OrderUnknown(
+        account="paper", pocket="paper-main", intent_id=intent.id, attempt=1, identifier="i", text="", is_lost=True,
+        event_ms=event_ms,
+    )  # fmt: skip
+
+
+def accepted(**holdings: str) -> m.LedgerAccepted:
+    held = {f"upbit:{market.replace('_', '-')}": Decimal(quantity) for market, quantity in holdings.items()}
+    return m.LedgerAccepted(account="paper", holdings=held, event_ms=T0, by="t")
+
+
+def test_a_lost_entry_stops_the_account_until_its_ledger_is_accepted(make: SimpleNamespace) -> None:
+    fold = started(make)
+    intent = only_intent(one_bin(make, fold, T0, 50.0, 20.0))
+    account = fold.state.accounts["paper"]
+    fold.take(lost(intent, T0 + 1000))
+    fold.take(make.ended("expired", intent, T0 + 1100))
+    assert account.reserved == Decimal(6003)
+    assert reason_of(one_bin(make, fold, T0 + 2000, 50.0, 20.0)) == Reason.LEDGER_DIFFERS
+    assert fold.take(accepted(KRW_BTC="0.05")) == []
+    assert (account.is_ledger_broken, account.reserved, account.invested) == (False, 0, Decimal(6003))
+    fold.take(make.filled(intent, "0.05", "100000", T0 + 3000))
+    assert account.positions[KEY].quantity == Decimal("0.05")
+    assert only_intent(fold.pulse(T0 + 5000)).quantity == Decimal("0.05")
+
+
+def test_a_lost_exit_is_not_tried_again_before_its_ledger_is_accepted(make: SimpleNamespace) -> None:
+    fold = started(make)
+    entered(make, fold)
+    sale = only_intent(fold.pulse(T0 + 5000))
+    account = fold.state.accounts["paper"]
+    fold.take(lost(sale, T0 + 6000))
+    assert fold.pulse(T0 + 60_000) == []
+    fold.take(accepted(KRW_BTC="0.06"))
+    assert only_intent(fold.pulse(T0 + 61_000)).quantity == Decimal("0.06")
+    assert not account.is_ledger_broken
+    fold.take(accepted())
+    assert account.positions == {}
+    assert (account.realised, account.invested) == (Decimal(-6003), 0)
+
+
+def test_an_accepted_ledger_moves_positions_and_lets_entries_go_on(make: SimpleNamespace) -> None:
+    fold = started(make)
+    entered(make, fold)
+    account = fold.state.accounts["paper"]
+    account.is_ledger_broken = True
+    fold.take(accepted(KRW_BTC="0.03", KRW_ETH="5"))
+    assert (account.positions[KEY].quantity, account.invested) == (Decimal("0.03"), Decimal("3001.5"))
+    fold.take(accepted(KRW_BTC="0.06"))
+    assert (account.positions[KEY].quantity, account.invested) == (Decimal("0.06"), Decimal(6003))
+    assert list(account.positions) == [KEY]
+    fold.take(accepted())
+    assert only_intent(one_bin(make, fold, T0 + 20_000, 50.0, 20.0)).purpose == "entry"
+
+
+def test_a_closed_order_is_forgotten_only_when_nothing_can_be_told_of_it(make: SimpleNamespace) -> None:
+    fold = started(make, cooldown_ms=0)
+    first = only_intent(one_bin(make, fold, T0, 50.0, 20.0))
+    fold.take(msgspec.structs.replace(lost(first, T0), is_lost=False))
+    fold.take(make.ended("expired", first, T0))
+    for at in range(1, 101):
+        intent = only_intent(one_bin(make, fold, T0 + at * 1000, 50.0, 20.0))
+        fold.take(make.ended("rejected", intent, T0 + at * 1000))
+    account = fold.state.accounts["paper"]
+    assert len(account.orders) == 101
+    again = Fold(Parameters(), money_context(), state=msgspec.json.decode(encode(fold.state), type=type(fold.state)))
+    for one in (fold, again):
+        one.pulse(T0 + 3_600_000)
+        one.take(make.ended("rejected", intent, T0))
+    assert list(account.orders) == [first.id]
+    assert encode(again.state) == encode(fold.state)
+    fold.take(make.filled(first, "0.06", "100000", T0 + 3_600_000))
+    assert account.positions[KEY].quantity == Decimal("0.06")
+
+
+def test_a_fill_of_an_order_that_is_not_known_stops_entries_unless_it_is_old(make: SimpleNamespace) -> None:
+    fold = started(make)
+    intent = msgspec.structs.replace(entered(make, fold), id="nobody")
+    fold.pulse(T0 + 3_600_000)
+    fold.take(make.filled(intent, "0.06", "100000", T0 + 700))
+    assert not fold.state.accounts["paper"].is_ledger_broken
+    fold.take(make.filled(intent, "0.06", "100000", T0 + 3_600_000))
+    assert fold.state.accounts["paper"].is_ledger_broken
 
 
 def test_prices_for_the_stop_fall_back_to_the_mid_or_to_nothing(make: SimpleNamespace) -> None:

@@ -163,7 +163,7 @@ def test_every_input_is_recorded_and_committed_once(log: MemoryLog, clock: Clock
             slot = Slot(entry.topic, entry.partition)
             assert entry.first >= seen.get(slot, 0)
             seen[slot] = entry.last + 1
-    committed = log.committed(runner.GROUP, slots_of(log, inputs.TOPICS))
+    committed = log.committed(replay.GROUP, slots_of(log, inputs.TOPICS))
     assert {slot: offset for slot, offset in committed.items() if offset} == seen
     for slot, (_, end) in log.bounds(slots_of(log, ["features", "signals", "controls"])).items():
         assert seen.get(slot, 0) == end
@@ -215,6 +215,41 @@ def test_inputs_that_retention_took_are_told(log: MemoryLog, clock: Clock, make:
     with pytest.raises(RecordsLost, match=f"{busy.topic}/{busy.partition}"):
         list(replay.replay(log, PARAMETERS))
     Trader(log, Shard(), PARAMETERS).close()
+
+
+def test_recorded_inputs_that_retention_took_are_told(log: MemoryLog, clock: Clock, make: SimpleNamespace) -> None:
+    world = World(log, clock, make, 6)
+    world.control(make.settings())
+    trader = live(world, PARAMETERS, lambda: False)
+    home = Slot("trade-inputs", 0)
+    end = log.bounds([home])[home][1]
+    log.truncate(home, 1)
+    with pytest.raises(RecordsLost, match="trade-inputs/0 0-0"):
+        list(replay.replay(log, PARAMETERS))
+    again = Trader(log, Shard(), PARAMETERS)
+    assert encode(again.fold.state) == encode(trader.fold.state)
+    again.close()
+    log.truncate(home, end - 3)
+    with pytest.raises(RecordsLost, match="trade's record of when it took"):
+        Trader(log, Shard(), PARAMETERS)
+    log.truncate(home, end)
+    with pytest.raises(RecordsLost, match="no snapshot of the state holds them"):
+        Trader(log, Shard(), PARAMETERS)
+
+
+def test_recorded_inputs_that_a_snapshot_holds_are_not_needed(
+    log: MemoryLog, clock: Clock, make: SimpleNamespace
+) -> None:
+    world = World(log, clock, make, 6)
+    world.control(make.settings())
+    trader = live(world, PARAMETERS, lambda: False)
+    trader._shared_ms = 0
+    trader.commit(clock.now_ms)
+    home = Slot("trade-inputs", 0)
+    log.truncate(home, log.bounds([home])[home][1])
+    again = Trader(log, Shard(), PARAMETERS)
+    assert encode(again.fold.state) == encode(trader.fold.state)
+    again.close()
 
 
 def test_a_late_start_refuses_old_signals(log: MemoryLog, clock: Clock, make: SimpleNamespace) -> None:

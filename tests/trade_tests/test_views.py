@@ -22,6 +22,7 @@ from infra.errors import LogUnavailable
 from infra.log import Reader, Slot, TopicSpec
 from infra.memory_log import MemoryLog
 from infra.settings import Settings
+from infra.tables import view_questions as questions
 from infra.tables import views as t
 from streams import messages as m
 from streams import topics
@@ -136,39 +137,39 @@ def test_pages_get_answers(log: MemoryLog, engine: Engine, make: SimpleNamespace
     intent = one_of_each(log, make)
     sync(log, engine)
     with Session(engine) as session:
-        (market,) = t.latest_markets(session)
+        (market,) = questions.latest_markets(session)
         assert (market["mid"], market["bid"], market["ask"], market["n_bins"]) == (100_100.0, 99_995.0, 100_005.0, 300)
         assert (market["features"], market["korean_name"]) == ([0.5, None], "비트코인")
-        found = t.latest_book(session, "KRW-BTC")
+        found = questions.latest_book(session, "KRW-BTC")
         assert found is not None
         assert found["levels"]["bid_prices"] == [99_995.0, 99_985.0]
-        assert t.latest_book(session, "KRW-ETH") is None
-        assert [row["trade_id"] for row in t.recent_trades(session, "KRW-BTC")] == [2, 1, 0]
-        signals = t.recent_signals(session, "KRW-BTC", horizon_ms=5000)
+        assert questions.latest_book(session, "KRW-ETH") is None
+        assert [row["trade_id"] for row in questions.recent_trades(session, "KRW-BTC")] == [2, 1, 0]
+        signals = questions.recent_signals(session, "KRW-BTC", horizon_ms=5000)
         assert [row["bin_ms"] for row in signals] == [T0 + 5000, T0]
         assert signals[0]["outcome_bp"] is None
         assert signals[1]["outcome_bp"] == pytest.approx(math.log(1.001) * 1e4)
-        assert [row["horizon_ms"] for row in t.latest_signals(session)] == [5000, 10000]
-        assert [row["mid"] for row in t.mids(session, "KRW-BTC")] == [100_000.0, 100_100.0]
-        (order, *more) = t.orders(session, "paper")[::-1]
+        assert [row["horizon_ms"] for row in questions.latest_signals(session)] == [5000, 10000]
+        assert [row["mid"] for row in questions.mids(session, "KRW-BTC")] == [100_000.0, 100_100.0]
+        (order, *more) = questions.orders(session, "paper")[::-1]
         assert (order["intent_id"], order["state"], order["identifier"]) == (intent.id, "filled", "ob-1")
         assert (order["funds"], order["executed_quantity"], more[0]["side"]) == ("6000", "0.0599", "sell")
-        (fill,) = t.fills(session)
+        (fill,) = questions.fills(session)
         assert (fill["quantity"], fill["price"]) == ("0.0599", "100010")
-        (position,) = t.positions(session)
+        (position,) = questions.positions(session)
         assert position["unrealised"] == pytest.approx(0.0599 * (100_100 - 100_010 * 1.0005))
-        (account,) = t.money(session)
+        (account,) = questions.money(session)
         assert account["balances"][0]["available"] == "10000000"
         assert Decimal(account["free"]) == Decimal(1_000_000) - Decimal(account["invested"])
         assert (account["entries"], account["forecasts"]) == (1, 4)
-        (counted,) = t.reasons(session)
+        (counted,) = questions.reasons(session)
         assert (counted["reason"], counted["korean"]) == (Reason.BELOW_COST, WORDS[Reason.BELOW_COST][1])
-        assert t.reasons(session, "1999-01-01") == []
-        (veto,) = t.vetoes(session, "paper")
+        assert questions.reasons(session, "1999-01-01") == []
+        (veto,) = questions.vetoes(session, "paper")
         assert (veto["reason"], veto["english"]) == (Reason.BELOW_COST, WORDS[Reason.BELOW_COST][0])
-        (fed,) = t.feed_events(session)
+        (fed,) = questions.feed_events(session)
         assert (fed["kind"], fed["markets"]) == ("connected", ["KRW-BTC"])
-        stages = {row["topic"]: row for row in t.stages(session)}
+        stages = {row["topic"]: row for row in questions.stages(session)}
         assert (stages["orderbooks"]["records"], stages["orderbooks"]["marks"]) == (2, 1)
         assert stages["signals"]["last_event_ms"] == T0 + 5000
 
@@ -201,8 +202,8 @@ def test_another_log_builds_the_views_again(log: MemoryLog, engine: Engine, make
     other.create_topics([TopicSpec(one.name, one.partitions, one.config) for one in topics.TOPICS.values()])
     sync(other, engine)
     with Session(engine) as session:
-        assert t.latest_markets(session) == []
-        assert t.offsets(session) == {}
+        assert questions.latest_markets(session) == []
+        assert questions.offsets(session) == {}
     assert len(dump(engine)["reason_text"]) == len(WORDS)
 
 
@@ -212,7 +213,7 @@ def test_a_new_database_begins_with_the_tail(log: MemoryLog, engine: Engine, mon
     monkeypatch.setitem(views.TAILS, "trades", 10)
     sync(log, engine)
     with Session(engine) as session:
-        assert len(t.recent_trades(session, "KRW-BTC")) == 10
+        assert len(questions.recent_trades(session, "KRW-BTC")) == 10
 
 
 def test_what_is_kept_is_bounded(log: MemoryLog, engine: Engine, make: SimpleNamespace) -> None:
@@ -235,9 +236,9 @@ def test_what_is_kept_is_bounded(log: MemoryLog, engine: Engine, make: SimpleNam
     with Session(engine) as session:
         count = session.connection().execute(text("SELECT market, count(*) FROM trade GROUP BY 1 ORDER BY 1")).all()
         assert [tuple(row) for row in count] == [("KRW-BTC", 200), ("KRW-ETH", 125)]
-        assert t.recent_trades(session, "KRW-BTC")[0]["trade_id"] == 499
-        assert next(row["bin_ms"] for row in t.recent_signals(session, "KRW-BTC")) == T0 + 29_000
-        assert len(t.recent_signals(session, "KRW-BTC")) == 10
+        assert questions.recent_trades(session, "KRW-BTC")[0]["trade_id"] == 499
+        assert next(row["bin_ms"] for row in questions.recent_signals(session, "KRW-BTC")) == T0 + 29_000
+        assert len(questions.recent_signals(session, "KRW-BTC")) == 10
 
 
 def test_unreadable_records_become_dead_letters(log: MemoryLog, engine: Engine) -> None:
@@ -260,7 +261,7 @@ def test_dust_is_shown_beside_positions(log: MemoryLog, engine: Engine, make: Si
     publish(log, "account-states", state, "paper")
     sync(log, engine)
     with Session(engine) as session:
-        (rest,) = t.positions(session, "paper")
+        (rest,) = questions.positions(session, "paper")
         assert (rest["is_dust"], rest["market"], rest["quantity"], rest["unrealised"]) == (1, "KRW-BTC", "0.01", None)
 
 
@@ -277,9 +278,9 @@ def test_orders_end_in_the_state_that_was_told(
     publish(log, "order-events", make.ended(kind, intent, T0 + 1), "p")
     sync(log, engine)
     with Session(engine) as session:
-        (order,) = t.orders(session)
+        (order,) = questions.orders(session)
         assert (order["state"], order["identifier"], order["changed_ms"]) == (kind, "ob", T0 + 1)
-        assert len(t.fills(session, "paper")) == 1
+        assert len(questions.fills(session, "paper")) == 1
 
 
 def test_run_goes_on_after_an_outage(
@@ -305,7 +306,7 @@ def test_run_goes_on_after_an_outage(
     engine = t.open_views(t.path_of(tmp_path))
     for _ in range(100):
         with Session(engine) as session:
-            if t.money(session):
+            if questions.money(session):
                 break
         stop.wait(0.05)
     stop.set()

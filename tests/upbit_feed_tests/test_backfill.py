@@ -19,7 +19,7 @@ DAY_MS = backfill.DAY_MS
 
 def fetch(exchange: Any, stretch: Stretch, markets: list[str], stop: threading.Event | None = None) -> list[int]:
     quotation = Quotation(f"http://127.0.0.1:{exchange.port}", is_local=True)
-    trades = Backfill(quotation, "upbit", "upbit", 7).trades(markets, stretch, stop or threading.Event())
+    trades = list(Backfill(quotation, "upbit", "upbit", 7).trades(markets, stretch, stop or threading.Event()))
     quotation.close()
     assert all((trade.origin, trade.session) == ("backfill", 7) for trade in trades)
     return [trade.trade_id for trade in trades]
@@ -53,7 +53,7 @@ def test_a_hole_too_large_is_cut(exchange: Any, wire: Any, monkeypatch: pytest.M
 def test_a_call_that_fails_leaves_its_market_out(wire: Any) -> None:
     quotation = Quotation("http://127.0.0.1:1", is_local=True)
     missed = Backfill(quotation, "upbit", "upbit", 7)
-    assert missed.trades(["KRW-BTC"], Stretch(wire.now_ms, wire.now_ms + 1000), threading.Event()) == []
+    assert not list(missed.trades(["KRW-BTC"], Stretch(wire.now_ms, wire.now_ms + 1000), threading.Event()))
     quotation.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from infra.errors import BadSettings, DeliveryFailed, DeliveryPending
+from infra.errors import BadSettings, DeliveryFailed, DeliveryPending, LogUnavailable
 from infra.log import Log
 from infra.memory_log import MemoryLog
 from infra.settings import Settings
@@ -18,7 +18,7 @@ from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
 from producers.upbit import addresses, feed
 from producers.upbit.outlet import Outlet
-from producers.upbit.session import next_session
+from producers.upbit.session import TAIL, Beginning, next_session
 from streams.messages import Heartbeat, Hole, OrderBook, Trade
 
 StartFeed = Callable[..., Any]
@@ -132,6 +132,50 @@ def test_a_break_is_a_hole_and_its_trades_are_fetched(exchange: Any, start_feed:
     ]
     assert len({item.session for item in holes + filled}) == 1
     assert running.kinds() == ["connected", "disconnected", "connected", "hole", "recovered"]
+
+
+def test_what_was_missed_while_no_feed_ran_is_a_hole_and_its_trades_are_fetched(
+    exchange: Any, start_feed: StartFeed, wire: Any
+) -> None:
+    first = start_feed(exchange.port)
+    exchange.wait_subscribed()
+    exchange.send(wire.trade("KRW-BTC", wire.now_ms + 200, 1))
+    exchange.send(wire.trade("KRW-BTC", wire.now_ms + 2600, 2))
+    wire.wait_until(lambda: any(beat.event_ms == wire.now_ms + 2000 for beat in beats(first)))
+    first.end()
+    closed_ms = max(beat.event_ms for beat in beats(first))
+    exchange.ticks = [
+        wire.tick("KRW-BTC", number, closed_ms + late_ms)
+        for number, late_ms in [(2, -1500), (3, 500), (4, 20_000), (5, 39_500), (6, 41_000)]
+    ]
+    second = start_feed(exchange.port)
+    exchange.wait_subscribed(2)
+    exchange.send(wire.trade("KRW-BTC", closed_ms + 39_500, 5))
+    wire.wait_until(lambda: sum(getattr(item, "origin", "") == "backfill" for item in second.messages("trades")) >= 2)
+    second.end()
+    trades = [item for item in second.messages("trades") if isinstance(item, Trade)]
+    assert Counter((item.trade_id, item.origin) for item in trades) == Counter(
+        [(1, "stream"), (2, "stream"), (5, "stream"), (3, "backfill"), (4, "backfill")]
+    )
+    session = max(item.session for item in trades)
+    assert {item.session for item in trades if item.origin == "backfill"} == {session}
+    begun = [beat for beat in beats(second) if beat.session == session and beat.count == 0]
+    assert min(beat.complete_from_ms for beat in begun) == closed_ms + 40_000
+    assert second.kinds() == ["connected", "connected", "hole", "recovered"]
+
+
+def test_the_end_of_a_session_is_found_under_many_records(any_log: Log, wire: Any) -> None:
+    wire.create_topics(any_log)
+    publisher = any_log.publisher()
+    beat = b'{"type":"heartbeat","exchange":"upbit","source":"upbit","session":%d,"event_ms":%d}'
+    for number in range(12):
+        for event_ms in (1000, 8000, 9000):
+            publisher.publish("trades", "", beat % (900, event_ms - 500 * (number == 3)), number)
+    for number in range(TAIL * 2):
+        publisher.publish("trades", "", b'{"type":"trade","session":900,"market":"X","trade_id":%d}' % number, 3)
+    publisher.flush()
+    assert next_session(any_log, 500, "upbit", "upbit") == Beginning(901, 8500)
+    publisher.close()
 
 
 def test_goodbye_control_frames_and_messages_in_pieces(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
@@ -255,15 +299,14 @@ def test_lost_deliveries_begin_a_new_session(exchange: Any, start_feed: StartFee
 
 
 def test_sessions_grow_over_restarts_even_when_the_clock_went_back(any_log: Log, wire: Any) -> None:
-    from producers.upbit.session import next_session  # noqa: PLC0415 - beside its test
-
     wire.create_topics(any_log)
-    assert next_session(any_log, 500) == 500
+    assert next_session(any_log, 500, "upbit", "upbit") == Beginning(500)
     publisher = any_log.publisher()
-    beat = b'{"type":"heartbeat","exchange":"upbit","source":"other","session":900,"count":0,"event_ms":0,'
+    beat = b'{"type":"heartbeat","exchange":"upbit","source":"other","session":900,"count":0,"event_ms":7000,'
     publisher.publish("trades", "", beat + b'"complete_from_ms":0,"markets":[]}', 7)
     publisher.flush()
-    assert next_session(any_log, 500) == 901
+    assert next_session(any_log, 500, "upbit", "upbit") == Beginning(901)
+    assert next_session(any_log, 500, "upbit", "other") == Beginning(901, 7000)
     publisher.close()
 
 
@@ -320,7 +363,9 @@ def test_the_feed_waits_for_the_log(exchange: Any, tmp_path: Path) -> None:
 def test_a_failure_found_while_pushing_is_not_swallowed(wire: Any) -> None:
     log = MemoryLog()
     wire.create_topics(log)
-    answers: list[Exception] = [DeliveryPending("not yet"), DeliveryFailed("2 records were not acknowledged")]
+    answers: list[Exception] = [
+        DeliveryPending("not yet"), LogUnavailable("nor now"), DeliveryFailed("2 records were not acknowledged"),
+    ]  # fmt: skip
     asked = threading.Event()
 
     class Failing:
@@ -341,11 +386,12 @@ def test_a_failure_found_while_pushing_is_not_swallowed(wire: Any) -> None:
 
     log.publisher = lambda **_: Failing()  # type: ignore[assignment,method-assign]
     outlet = Outlet(log, "feed")
-    for turn in range(2):
+    for turn in range(3):
         asked.clear()
+        outlet.publish([])
         outlet.push(time.monotonic_ns() + turn * 10**9)
         assert asked.wait(5)
-        wire.wait_until(lambda: len(answers) == 1 - turn)  # noqa: B023 - called at once
+        wire.wait_until(lambda: len(answers) == 2 - turn)  # noqa: B023 - called at once
     wire.wait_until(lambda: outlet._failure is not None)
     with pytest.raises(DeliveryFailed, match="2 records"):
         outlet.publish([])
@@ -360,7 +406,7 @@ def test_a_record_that_is_no_message_does_not_keep_the_feed_from_starting(wire: 
     log.publisher().publish("orderbooks", "", b'{"session":"', 0)
     log.publisher().publish("trades", "", b'{"session":"\xff"}', 0)
     log.publisher().publish("trades", "", b'{"session":70}', 0)
-    assert next_session(log, 5) == 71
+    assert next_session(log, 5, "upbit", "upbit") == Beginning(71)
     log.close()
 
 
@@ -411,3 +457,21 @@ def test_an_exchange_that_lists_nothing_is_asked_again(
     exchange.wait_subscribed()
     running.end()
     assert running.error is None
+
+
+def test_a_first_frame_of_the_real_feed_from_the_far_future_is_a_dead_letter(
+    exchange: Any, start_feed: StartFeed, wire: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"127.0.0.1:{exchange.port}"
+    real = addresses.Addresses(f"http://{place}", f"ws://{place}/websocket/v1", "")
+    monkeypatch.setattr(feed, "addresses_of", lambda _settings: real)
+    running = start_feed(exchange.port, stale_seconds=60)
+    exchange.wait_subscribed()
+    now_ms = time.time_ns() // 1_000_000
+    exchange.send(wire.book("KRW-BTC", now_ms + 86_400_000))
+    exchange.send(wire.book("KRW-BTC", now_ms))
+    wire.wait_until(lambda: any(isinstance(item, OrderBook) for item in running.messages("orderbooks")))
+    running.end()
+    (letter,) = running.messages("dead-letters")
+    assert "far ahead" in letter.reason
+    assert max(beat.event_ms for beat in beats(running)) < now_ms + 60_000

@@ -139,22 +139,6 @@ def test_nothing_closes_twice_when_the_exchange_restarts_in_its_past() -> None:
     assert {beat.event_ms for beat in said} == {FIRST + 6000}
 
 
-def test_no_heartbeat_after_a_failed_delivery_until_the_hole_is_declared() -> None:
-    source = new_source()
-    first = source.take(book(T0), 0)[-1]
-    source.on_delivery_failed("orderbooks", first.partition, 1)
-    failed = ("orderbooks", first.partition)
-    outputs = source.take(book(FIRST + 2600), MS)
-    assert len(beats(outputs)) == 7
-    assert failed not in {(output.topic, output.partition) for output in outputs[:-1]}
-    repaired = read(source.repair(2 * MS))
-    assert [type(message) for message in repaired] == [Hole, Heartbeat]
-    assert (repaired[0].from_ms, repaired[0].to_ms) == (FIRST, FIRST + 3000)
-    assert repaired[1].count == 1
-    assert len(beats(source.take(book(FIRST + 3600), 3 * MS))) == 7
-    assert len(beats(source.take(book(FIRST + 4600), 4 * MS))) == 8
-
-
 def test_repeated_trades_are_published_once_and_the_stream_goes_before_the_back_fill() -> None:
     source = new_source()
     assert read(source.take(trade(T0, 1), 0))[-1].trade_id == 1
@@ -189,6 +173,27 @@ def test_one_wrong_timestamp_does_not_move_the_clock_but_two_do() -> None:
         source.take(book(far), MS)
     assert len(source.take(book(T0 + 10), MS)) == 1
     assert {beat.event_ms for beat in beats(source.take(book(far + 5), 2 * MS))} == {(far + 5 - 500) // 1000 * 1000}
+
+
+def received(message: OrderBook, wall_ms: int) -> OrderBook:
+    return msgspec.structs.replace(message, received_ns=wall_ms * MS)
+
+
+def test_a_wrong_first_timestamp_does_not_fix_the_clock() -> None:
+    source = new_source(is_wall_timed=True)
+    with pytest.raises(BadMessage, match="ahead"):
+        source.take(received(book(T0 + 10 * JUMP_LIMIT_MS), T0), 0)
+    assert not source.is_live
+    assert {beat.event_ms for beat in beats(source.take(received(book(T0), T0), MS))} == {FIRST}
+
+
+def test_a_wall_clock_that_is_late_costs_the_first_message_only() -> None:
+    source = new_source(is_wall_timed=True)
+    late_ms = T0 - 10 * JUMP_LIMIT_MS
+    with pytest.raises(BadMessage, match="ahead"):
+        source.take(received(book(T0), late_ms), 0)
+    assert len(source.take(received(book(T0 + 5), late_ms), MS)) == 9
+    assert len(source.take(received(book(T0 + 10), late_ms), 2 * MS)) == 1
 
 
 def test_the_last_heartbeat_closes_the_last_bin() -> None:
@@ -261,6 +266,14 @@ def test_a_recording_gives_the_same_records_every_time(
     assert late <= 0.01 * (books + trades)
     last = max(message.exchange_ms for message in read(outputs) if not isinstance(message, Heartbeat))
     assert set(closed.values()) == {last // 1000 * 1000 + 1000}
+
+
+def test_a_back_fill_leaves_out_what_an_earlier_session_published_but_the_stream_does_not() -> None:
+    source = new_source(since_ms=FIRST - 5000, known=[("KRW-BTC", 7)])
+    source.take(book(T0), 0)
+    assert source.backfill([trade(T0, 7, origin="backfill")]) == []
+    assert len(source.backfill([trade(T0, 8, origin="backfill")])) == 1
+    assert len(source.take(trade(T0, 7), MS)) == 1
 
 
 def test_a_back_fill_that_an_earlier_session_asked_for_is_counted_in_this_one() -> None:

@@ -61,6 +61,8 @@ def test_memory_bench_measures():
     figures = shown(result, "memory")
     assert result["passed"]
     assert figures["loop: feature rows"] > 5_000
+    assert figures["loop: refreshes of the page"] > 0
+    assert figures["loop, page: MB at the end"] > 20
 
 
 def test_slope_is_found_with_its_error():
