@@ -46,8 +46,8 @@ def consumer_settings(connection: Connection, group: str) -> dict[str, Setting]:
         "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 5,
         "fetch.error.backoff.ms": 50,
-        "queued.min.messages": 20_000,
-        "queued.max.messages.kbytes": 16_384,
+        "queued.min.messages": 5_000,
+        "queued.max.messages.kbytes": 4_096,
     }
 
 
