@@ -150,7 +150,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     except (FetchFailed, Unsupported) as error:
         pytest.skip(str(error))
     with pytest.MonkeyPatch.context() as patch:  # one cluster name in 64 begins with a dash: an option to the tool
-        patch.setattr(kafka_module.uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xf8" * 16))
+        patch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xf8" * 16))
         server.start()
     yield server
     server.stop()

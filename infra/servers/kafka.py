@@ -239,8 +239,8 @@ class KafkaServer:
         if (self.folder / "data" / "meta.properties").exists():
             return
         name = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        # joined by "=": one name in 64 begins with a dash, and would be read as an option
-        tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", f"--cluster-id={name}", "-c", "server.properties"]
+        named = f"--cluster-id={name}"  # one word: one name in 64 begins with a dash, and would be read as an option
+        tool = ["kafka.tools.StorageTool", "format", "--ignore-formatted", named, "-c", "server.properties"]
         done = subprocess.run(  # noqa: S603 - our own command
             [*java, *tool], cwd=self.folder, capture_output=True, text=True, check=False
         )
