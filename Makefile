@@ -13,8 +13,8 @@ FIND_PYTHON = for python in python3 python3.13 python3.12 python3.11; do \
 	module (Debian, Ubuntu: apt install python3 python3-venv) and run the same command again." >&2; exit 1; fi
 
 BIN := .venv/bin
-LOCK := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-header --no-annotate --quiet
+COMPILE := $(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --quiet $(if $(UPGRADE),--upgrade)
 
 help: ## Say what there is.
 	@sed -n '2,3s/^# *//p' Makefile
@@ -40,9 +40,11 @@ test: setup-dev ## The whole check.
 	$(BIN)/pytest --cov --cov-report=term
 
 locks: setup-dev ## Write requirements/ anew from pyproject.toml; UPGRADE=1 takes newer versions.
-	$(LOCK) $(if $(UPGRADE),--upgrade) --group dev -o requirements/dev.txt
-	$(LOCK) $(if $(UPGRADE),--upgrade) -c requirements/dev.txt -o requirements/base.txt
-	printf 'uv\nsetuptools>=80\n' | $(subst pyproject.toml,-,$(LOCK)) $(if $(UPGRADE),--upgrade) -o requirements/bootstrap.txt
+	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt
+	$(COMPILE) pyproject.toml -c requirements/dev.txt -o requirements/base.txt
+	printf 'uv\nsetuptools>=80\n' | $(COMPILE) - -o requirements/bootstrap.txt
+	$(COMPILE) --group clients --no-emit-package cryptofeed -o requirements/clients.txt
+	printf 'cryptofeed>=2.4.1\n' | $(COMPILE) - --no-deps -o requirements/clients-built.txt
 
 clean: ## Remove what was made here (not the run folder .observator).
 	rm -rf .venv build dist *.egg-info htmlcov .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

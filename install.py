@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 BIN = VENV / "bin"
 STAMP = VENV / "observator-setup.json"
+CLIENTS = VENV / "clients"
+CLIENTS_STAMP = CLIENTS / "observator-setup.txt"
+"""Other people's clients of the exchange, which the tests start: they cannot share our packages' versions."""
 LOWEST, HIGHEST = (3, 11), (3, 13)
 BROWSER_PACKAGES = ("chromium", "fonts-noto-cjk")
 UV_NAMES = {
@@ -66,6 +69,8 @@ def main(arguments: list[str]) -> int:
     try:
         check_python(sys.version_info[:2])
         install(steps, "dev" if options.dev else "base")
+        if options.dev:
+            bring_clients(steps)
         if options.dev and not options.no_browser:
             bring_browser(steps)
     except SetupError as error:
@@ -157,10 +162,10 @@ def venv_version() -> tuple[int, ...]:
     return tuple(map(int, done.stdout.split())) if done.returncode == 0 else ()
 
 
-def uv(arguments: list[str | Path], problem: str) -> None:
-    """Install with uv into `.venv`, from the registry that pip uses."""
+def uv(arguments: list[str | Path], problem: str, venv: Path = VENV) -> None:
+    """Install with uv into an environment, from the registry that pip uses."""
     quiet = [] if sys.stderr.isatty() else ["-q"]
-    command = [BIN / "uv", "pip", "install", "--python", BIN / "python", *quiet, *arguments]
+    command = [BIN / "uv", "pip", "install", "--python", venv / "bin" / "python", *quiet, *arguments]
     environ = {**uv_environment(pip_settings(), dict(os.environ)), **os.environ}
     try:
         run(command, problem, environ)
@@ -216,6 +221,30 @@ def run(command: list[str | Path], problem: str, environ: dict[str, str] | None 
         raise SetupError(f"{problem}: {error}.") from error
     if code != 0:
         raise SetupError(f"{problem} (its own words stand above).")
+
+
+def bring_clients(steps: Steps) -> None:
+    """Install the clients that the tests of the sandbox exchange start; one of them has to be compiled."""
+    locks = lock("clients"), lock("clients-built")
+    wanted = " ".join([fingerprint()["venv"], *(hashlib.sha256(file.read_bytes()).hexdigest() for file in locks)])
+    if CLIENTS_STAMP.exists() and CLIENTS_STAMP.read_text() == wanted:
+        steps.say("the clients are installed already")
+        return
+    steps.say(f"installing other people's clients into {CLIENTS} and compiling one (half a minute)")
+    run([sys.executable, "-m", "venv", "--clear", "--without-pip", CLIENTS], "Their environment could not be made")
+    uv(
+        ["--only-binary", ":all:", "--require-hashes", "-r", locks[0]],
+        "The clients could not be installed; check the connection to the Python registry and run this again",
+        CLIENTS,
+    )
+    try:
+        uv(["--no-build-isolation", "--no-deps", "--require-hashes", "-r", locks[1]], "It needs a C compiler", CLIENTS)
+    except SetupError as error:
+        steps.say(f"cryptofeed could not be compiled, so its test will be skipped. {error}")
+        return
+    CLIENTS.mkdir(parents=True, exist_ok=True)
+    CLIENTS_STAMP.write_text(wanted)
+    steps.say("the clients are installed")
 
 
 def bring_browser(steps: Steps) -> None:

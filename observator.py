@@ -38,22 +38,28 @@ PROCESSES = {
 """Where each process of the `Procfile` begins; `kafka` and `page` become another program."""
 
 VERIFY: dict[str, str] = {
+    "fuzz": "producers.verify.fuzz:verify_fuzz",
+    "journal": "consumers.verify.journal:verify_journal",
+    "matching": "producers.verify.matching:verify_matching",
     "orders": "consumers.execute.verify:verify_orders",
     "parity": "observator:parity",
     "recovery": "consumers.verify.recovery:verify_recovery",
     "restarts": "consumers.verify.restarts:verify_restarts",
+    "synthetic": "producers.verify.synthetic:verify_synthetic",
 }
 """What `verify` can show: name to `module:function`, called with `quick` and what further options it names."""
 
 BENCH: dict[str, str] = {
     "features": "consumers.verify.bench_features:bench_features",
     "memory": "consumers.verify.bench_memory:bench_memory",
+    "sandbox": "producers.verify.bench_sandbox:bench_sandbox",
     "tick-to-signal": "consumers.verify.bench_latency:bench_tick_to_signal",
 }
 """What `bench` can measure."""
 
 BAD_USAGE = 2
 DEMO_HOME = Path(".observator/demo")
+SANDBOX_HOME = Path(".observator/sandbox")
 
 app = typer.Typer(
     name="observator",
@@ -273,6 +279,47 @@ def demo(
         typer.echo(json.dumps(summary, ensure_ascii=False))
     if problem:
         raise Stop(problem)
+
+
+@app.command()
+def sandbox(
+    context: typer.Context,
+    market: Annotated[
+        Literal["synthetic", "recording", "follow"] | None,
+        typer.Option(help="Kind of market; `follow` reads the log at `kafka.bootstrap`."),
+    ] = None,
+    recording: Annotated[Path | None, typer.Option(help="File to play as the market.")] = None,
+    markets: Annotated[str | None, typer.Option(help="Codes with commas between, or how many synthetic ones.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the synthetic market.")] = None,
+    speed: Annotated[float | None, typer.Option(help="How fast the market's clock runs against ours.")] = None,
+    warmup: Annotated[int | None, typer.Option(min=0, help="Seconds of history of the synthetic market.")] = None,
+    limits: Annotated[str | None, typer.Option(help="`none`, or sizes that differ: `order=100,default=300`.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default: chosen once and kept in the run folder.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: this machine alone.")] = None,
+    home: Annotated[Path | None, typer.Option(help=f"Run folder; default {SANDBOX_HOME}.")] = None,
+    *,
+    front: Annotated[bool, typer.Option(help="Whether clients with fixed addresses are served too.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Run the sandbox exchange alone, for any client of Upbit, until Ctrl-C; needs neither Kafka nor an account."""
+    from consumers.demo import stopping_on  # noqa: PLC0415 - help must answer at once
+    from infra import logs as lines  # noqa: PLC0415 - same
+    from producers.sandbox import standalone  # noqa: PLC0415 - same
+
+    chosen = standalone.overrides(
+        market=market, recording=recording, markets=markets, seed=seed, speed=speed, warmup_seconds=warmup, port=port,
+        limits=limits,
+    )  # fmt: skip
+    settings = _settings(context, {**chosen, "home": home or context.obj["home"] or SANDBOX_HOME})
+    stop = threading.Event()
+    lines.set_up("sandbox", level="WARNING", is_json=False)
+
+    def tell(found: dict[str, Any]) -> None:
+        typer.echo(json.dumps(found) if as_json else standalone.told(found))
+        sys.stdout.flush()
+
+    with stopping_on((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop):
+        standalone.run(settings, stop.is_set, tell, host=host, has_front=front)
 
 
 @app.command(hidden=True)
@@ -515,8 +562,12 @@ def _run_figures(
     if name not in known:
         raise typer.BadParameter(f"there is no {name!r}; there are {', '.join(known) or 'none yet'}")
     del context
-    with _stderr_only():
-        found: dict[str, Any] = _function(known[name])(**options)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a check that is ended ends what it started
+    try:
+        with _stderr_only():
+            found: dict[str, Any] = _function(known[name])(**options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if is_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:

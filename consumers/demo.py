@@ -317,7 +317,7 @@ class Demo:
             "problem": problem,
             "feed": feed.kind,
             "is_synthetic": feed.kind == "synthetic",
-            "recording": str(feed.recording.name) if feed.recording else None,
+            "recording": feed.played or None,
             "seconds_to_first_live_signal": round((first - self._begun_ms) / 1000, 1) if first else None,
             "live_seconds": round(self._live_s(), 1),
             "is_feed_over": self.watch.ended_ms is not None,

@@ -25,7 +25,7 @@ class Facts(NamedTuple):
             )  # fmt: skip
             return f"SYNTHETIC market of the sandbox exchange (seed {feed.seed}, {planted})"
         if feed.kind == "recording":
-            return f"recording {feed.recording.name if feed.recording else ''}, played by the sandbox exchange"
+            return f"recording {feed.played}, played by the sandbox exchange"
         return "Upbit's public market data (real)"
 
     @property

@@ -85,8 +85,10 @@ def load(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -
 
 def absolute(settings: Settings) -> Settings:
     """The same settings with paths that mean the same in every working folder."""
-    recording = settings.feed.recording
-    feed = settings.feed.model_copy(update={"recording": recording.expanduser().absolute() if recording else None})
+    paths = {"recording": settings.feed.recording, "recording_trades": settings.feed.recording_trades}
+    feed = settings.feed.model_copy(
+        update={name: path.expanduser().absolute() if path else None for name, path in paths.items()}
+    )
     return settings.model_copy(update={"home": settings.home.expanduser().absolute(), "feed": feed})
 
 

@@ -8,6 +8,7 @@ ObservatorError
 │   ├── LogUnavailable     the log does not answer
 │   ├── TransactionAborted start over from the last committed offsets
 │   └── ExchangeUnavailable the exchange does not answer or is limiting us
+│       └── Limited        it blocks us for our rate: nothing was sent
 ├── Skip                   this one message cannot be used: dead letter, then go on
 │   └── BadMessage         it cannot be read
 └── Stop                   end this process (the supervisor or a person decides what next)
@@ -51,6 +52,10 @@ class TransactionAborted(Retry):
 
 class ExchangeUnavailable(Retry):
     """The exchange does not answer, or limits us."""
+
+
+class Limited(ExchangeUnavailable):
+    """The exchange blocks us for our rate, for longer than it is worth to wait; nothing was sent."""
 
 
 class Skip(ObservatorError):  # noqa: N818 same

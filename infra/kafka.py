@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from infra.errors import LogUnavailable, ObservatorError, TopicMissing
-from infra.kafka_clients import REMEDY, Connection, Patience, error_of, translated
+from infra.kafka_clients import REMEDY, UNLED, Connection, Patience, error_of, translated
 from infra.kafka_commits import Committer
 from infra.kafka_readers import KafkaGroupReader, KafkaReader, consumer_settings
 from infra.kafka_writers import KafkaPublisher, KafkaTransactor
@@ -146,15 +146,23 @@ class KafkaLog:
         for slot in slots:
             if not 0 <= slot.partition < self.partitions(slot.topic):
                 raise TopicMissing(f"topic {slot.topic!r} has no partition {slot.partition}")
-            target = TopicPartition(self.prefix + slot.topic, slot.partition)
-            try:
-                first, end = self._asker(ASKER).get_watermark_offsets(target, timeout=self._timeout_s)
-            except KafkaException as exception:
-                # the topic is there: without a broker librdkafka says "unknown partition" as well
-                text = f"bounds of {slot.topic}-{slot.partition}: {error_of(exception).str()}"
-                raise LogUnavailable(text) from exception
-            found[slot] = (first, end)
+            found[slot] = self._bounds_of(slot, Patience(self._timeout_s))
         return found
+
+    def _bounds_of(self, slot: Slot, patience: Patience) -> tuple[int, int]:
+        target = TopicPartition(self.prefix + slot.topic, slot.partition)
+        while True:
+            try:
+                first, end = self._asker(ASKER).get_watermark_offsets(target, timeout=patience.left_s())
+            except KafkaException as exception:
+                error = error_of(exception)
+                if error.code() in UNLED and patience.is_left():
+                    patience.pause()
+                    continue
+                # the topic is there: without a broker librdkafka says "unknown partition" as well
+                text = f"bounds of {slot.topic}-{slot.partition}: {error.str()}"
+                raise LogUnavailable(text) from exception
+            return first, end
 
     def committed(self, group: str, slots: Iterable[Slot]) -> dict[Slot, int]:
         """Committed next offsets, waiting for transactions that are about to commit some; raises `LogUnavailable`."""

@@ -34,6 +34,8 @@ MISSING = frozenset(
         KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001 - as above
     }
 )
+UNLED = frozenset({KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE})
+"""A partition without a leader for a moment: it is new, or its broker has just come back."""
 OUT_OF_RANGE = frozenset(
     {
         KafkaError.OFFSET_OUT_OF_RANGE,

@@ -10,11 +10,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from infra.upbit.rates import RATES
+
 Port = Annotated[int, Field(ge=0, le=65535)]
 Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,8})?$")]
 """Money and per cent: a decimal number as text, because it becomes a `Decimal`."""
 SignedNumber = Annotated[str, Field(pattern=r"^-?\d{1,15}(\.\d{1,8})?$")]
 MarketCode = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,10}-[A-Z0-9]{1,20}$")]
+
+OffsetRange = Annotated[str, Field(pattern=r"^(orderbooks|trades)/\d{1,4}:\d{1,18}-\d{1,18}$")]
 
 
 def _is_loopback(host: str) -> bool:
@@ -32,6 +36,16 @@ def _only_loopback(host: str) -> str:
 
 LoopbackHost = Annotated[str, AfterValidator(_only_loopback)]
 """Where a server of ours listens. By name or as IPv4, because it is put into addresses as it is."""
+
+
+def _known_groups(sizes: dict[str, int]) -> dict[str, int]:
+    if unknown := set(sizes) - set(RATES):
+        raise ValueError(f"{', '.join(sorted(unknown))}: no such group, there are {', '.join(RATES)}")
+    return sizes
+
+
+GroupSizes = Annotated[dict[str, Annotated[int, Field(ge=1, le=100_000)]], AfterValidator(_known_groups)]
+"""Rate limit group -> size."""
 
 
 class _Part(BaseModel):
@@ -52,6 +66,13 @@ class FeedSettings(_Part):
 
     kind: Literal["synthetic", "recording", "upbit"] = "synthetic"
     recording: Path | None = None
+    """A file of raw frames, or a Parquet file of books."""
+    recording_trades: Path | None = None
+    """A Parquet file of trades that is played beside it."""
+    recording_topics: str | None = Field(default=None, pattern=r"^[A-Za-z0-9._-]{0,100}$")
+    """Prefix of the run whose topics `orderbooks` and `trades` are played instead of a file."""
+    recording_offsets: list[OffsetRange] = []
+    """Which of their records, as `topic/partition:first-end` without the end; empty: all."""
     speed: float = Field(default=1.0, gt=0)
     """How fast the feed's clock runs against ours."""
     markets: list[MarketCode] = []
@@ -67,10 +88,21 @@ class FeedSettings(_Part):
     """Market time that is run at full speed before live speed, synthetic feed only."""
     stale_seconds: float = Field(default=10.0, gt=0)
 
+    @property
+    def played(self) -> str:
+        """What the kind `recording` plays, in words; empty for other kinds."""
+        if self.kind != "recording":
+            return ""
+        return f"topics of {self.recording_topics!r}" if self.recording is None else self.recording.name
+
     @model_validator(mode="after")
     def _has_its_recording(self) -> Self:
-        if self.kind == "recording" and self.recording is None:
-            raise ValueError("the kind `recording` needs `feed.recording`, the file to play")
+        if self.kind == "recording" and self.recording is None and self.recording_topics is None:
+            raise ValueError(
+                "the kind `recording` needs `feed.recording`, the file to play, or `feed.recording_topics`"
+            )
+        if self.recording is not None and self.recording_topics is not None:
+            raise ValueError("`feed.recording` and `feed.recording_topics` exclude each other")
         return self
 
 
@@ -107,6 +139,11 @@ class SandboxSettings(_Part):
     host: LoopbackHost = "127.0.0.1"
     port: Port = 0
     burn_refused_identifiers: bool = True
+    smp_default: Literal["", "cancel_maker"] = ""
+    is_limited: bool = True
+    """Whether it refuses requests over the rate limits."""
+    limits: GroupSizes = {}
+    """Sizes of rate limit groups that differ from the documented ones."""
 
 
 class PaperSettings(_Part):
@@ -167,3 +204,9 @@ class Settings(_Part):
     paper: PaperSettings = PaperSettings()
     execute: ExecuteSettings = ExecuteSettings()
     dashboard: DashboardSettings = DashboardSettings()
+
+    @model_validator(mode="after")
+    def _plays_another_run(self) -> Self:
+        if self.feed.recording_topics == self.kafka.prefix:
+            raise ValueError("`feed.recording_topics` is `kafka.prefix`: a run cannot play what it is writing")
+        return self

@@ -12,15 +12,17 @@ def refuse_unreachable(settings: Settings) -> None:
         reason := why_unreachable("The exchange Upbit", f"{addresses.REAL_REST}/v1/market/all")
     ):
         raise Stop(reason)
-    if settings.feed.kind == "recording" and not (settings.feed.recording and settings.feed.recording.is_file()):
-        raise BadSettings("The feed is a recording, and `feed.recording` names no file that exists.")
+    feed = settings.feed
+    for name, path in (("recording", feed.recording), ("recording_trades", feed.recording_trades)):
+        if feed.kind == "recording" and path is not None and not path.is_file():
+            raise BadSettings(f"The feed is a recording, and `feed.{name}` names no file that exists.")
 
 
 def refuse_another_feed(settings: Settings) -> None:
     """One log holds one market's time: a recording of 2021 after a live feed would be older than every closed bin."""
     kept = settings.home / "run" / "feed"
     feed = settings.feed
-    mine = f"{feed.kind} {feed.recording.name if feed.recording else ''} prefix {settings.kafka.prefix!r}"
+    mine = f"{feed.kind} {feed.played} prefix {settings.kafka.prefix!r}"
     if kept.is_file() and (known := kept.read_text()) != mine:
         raise BadSettings(
             f"The log of this run folder was written by the feed {known}; this one is {mine}. "

@@ -301,6 +301,18 @@ def test_the_sandbox_page_names_every_fault():
     assert [name for name in faults.NAMES if f"`{name}`" not in page] == []
 
 
+def test_the_sandbox_page_tells_every_rate_limit():
+    from infra.upbit.rates import PERMISSIONS, RATES  # noqa: PLC0415 - same
+
+    page = text_of("docs/sandbox.md")
+    told = {CODE.findall(row[0])[0]: (row[1], row[2], row[4]) for row in rows(section(page, "Limits"))}
+    ways = {True: "whole seconds", False: "bucket"}
+    assert told == {
+        group: (str(rate.size), f"{rate.seconds:g} s", ways[rate.is_window]) for group, rate in RATES.items()
+    }
+    assert [name for name in PERMISSIONS if f"`{name}`" not in page] == []
+
+
 def test_the_shown_settings_file_can_be_read():
     import tomllib  # noqa: PLC0415 - same
 

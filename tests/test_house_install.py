@@ -19,7 +19,7 @@ def install(tmp_path: Path) -> ModuleType:
     """The script, as if it lay in a folder of its own whose name has a space."""
     folder = tmp_path / "a folder"
     (folder / "requirements").mkdir(parents=True)
-    for name in ("bootstrap", "base", "dev"):
+    for name in ("bootstrap", "base", "dev", "clients", "clients-built"):
         (folder / "requirements" / f"{name}.txt").write_text("one==1 \\\n    --hash=sha256:0\n")
     shutil.copy(ROOT / "pyproject.toml", folder)
     shutil.copy(ROOT / "install.py", folder)
@@ -65,10 +65,33 @@ def test_it_installs_by_hash_then_itself_and_is_done_at_once_the_second_time(
     assert "already" in capsys.readouterr().out
 
     assert install.main(["--dev", "--no-browser"]) == 0  # the environment stays, the set grows
-    assert [step[:2] for step in steps] == [[str(install.BIN / "uv"), "pip"]] * 2
+    own, clients = steps[:2], steps[2:]
+    assert [step[:2] for step in own] == [[str(install.BIN / "uv"), "pip"]] * 2
+    assert str(install.CLIENTS) in clients[0]
+    assert all(str(install.CLIENTS / "bin" / "python") in step for step in clients[1:])
+    assert all("--require-hashes" in step for step in clients[1:])
     steps.clear()
     assert install.main([]) == 0  # dev holds base
+    assert install.main(["--dev", "--no-browser"]) == 0
     assert steps == []
+
+
+def test_a_client_that_cannot_be_compiled_is_said_and_tried_again(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _record(install, monkeypatch)
+    record = install.run
+
+    def run(command: list[object], problem: str, environ: object = None) -> None:
+        record(command, problem, environ)
+        if "--no-build-isolation" in command and "--require-hashes" in command:
+            raise install.SetupError(f"{problem}.")
+
+    monkeypatch.setattr(install, "run", run)
+    for _ in range(2):
+        assert install.main(["--dev", "--no-browser"]) == 0
+        assert "cryptofeed could not be compiled" in capsys.readouterr().out
+    assert not install.CLIENTS_STAMP.exists()
 
 
 @pytest.mark.parametrize("changed", ["requirements/base.txt", "pyproject.toml"])

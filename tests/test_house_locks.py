@@ -13,7 +13,15 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 RUN = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
 TEST = [Requirement(text) for text in PROJECT["dependency-groups"]["dev"]]
 BOOTSTRAP = [Requirement("uv"), *map(Requirement, PROJECT["build-system"]["requires"])]
-SETS = {"bootstrap": BOOTSTRAP, "base": RUN, "dev": RUN + TEST}
+CLIENTS = [Requirement(text) for text in PROJECT["dependency-groups"]["clients"]]
+BUILT = [one for one in CLIENTS if one.name == "cryptofeed"]
+SETS = {
+    "bootstrap": BOOTSTRAP,
+    "base": RUN,
+    "dev": RUN + TEST,
+    "clients": [one for one in CLIENTS if one not in BUILT],
+    "clients-built": BUILT,
+}
 
 
 def _blocks(name: str) -> list[str]:
@@ -65,7 +73,7 @@ def _rows(heading: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("heading", "wanted"),
-    [("To run", RUN), ("To test", TEST), ("To install", BOOTSTRAP)],
+    [("To run", RUN), ("To test", TEST), ("Clients that the tests start", CLIENTS), ("To install", BOOTSTRAP)],
     ids=lambda value: str(value)[:10],
 )
 def test_every_direct_dependency_has_its_reason(heading: str, wanted: list[Requirement]) -> None:

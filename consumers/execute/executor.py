@@ -21,8 +21,8 @@ from consumers.execute.gateway import UpbitGateway
 from consumers.execute.guard import refuse_real_exchange, remove_exchange_variables
 from consumers.execute.intake import Intake
 from consumers.execute.journal import Journal
-from consumers.execute.lanes import Lane, PacedVenue
-from consumers.execute.limits import RateBudget, RiskGate
+from consumers.execute.lanes import Lane
+from consumers.execute.limits import RiskGate
 from consumers.execute.options import Options, manifest_of, options_of
 from consumers.execute.reconcile import reconcile
 from consumers.execute.relay import publish_outbox, relay, tell_balances
@@ -31,6 +31,7 @@ from consumers.execute.wakeup import listen
 from infra.errors import Retry
 from infra.log import Log
 from infra.settings import Settings
+from infra.upbit.pace import Pace
 from infra.watchdog import Watchdog
 from streams.messages import RunManifest, encode
 
@@ -38,10 +39,6 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-ORDERS_PER_SECOND = 12.0
-ORDERS_RESERVE = 4.0
-CALLS_PER_SECOND = 30.0
-CALLS_RESERVE = 10.0
 URGENT_WORKERS = 3
 PATIENCE_S = 1.0
 CLOSE_S = 5.0
@@ -74,23 +71,27 @@ class Executor:
         if (newest := journal.newest_intent()) is not None:
             self._clock.observe(newest.intent.event_ms, newest.append_ms)
         self._gate = RiskGate(options.limits, now_s)
-        self._gateway = UpbitGateway(
+        self._pace = Pace()
+        self._urgent_gateway = self._gateway(is_urgent=True)
+        self._ordinary_gateway = self._gateway(is_urgent=False)
+        self._desk = self._desk_on(self._ordinary_gateway)
+        sweep_s = options.rules.sweep_every_s
+        on_urgent = _runner(self._desk_on(self._urgent_gateway), sweep_s)
+        self._urgent = Lane("exits and cancels", on_urgent, self.route, now_s, URGENT_WORKERS)
+        self._ordinary = Lane("entries", _runner(self._desk, sweep_s), self.route, now_s)
+
+    def _gateway(self, *, is_urgent: bool) -> UpbitGateway:
+        """A way to the exchange; both keep to one pace, the urgent one may use its reserve."""
+        options, reach = self._options, self._reach
+        return UpbitGateway(
             options.address,
             options.access_key,
             options.secret_key,
             timeout_s=options.timeout_s,
             on_sent=None if reach is reach_nothing else lambda: reach("after_send"),
+            pace=self._pace,
+            is_urgent=is_urgent,
         )
-        orders = RateBudget(ORDERS_PER_SECOND, ORDERS_RESERVE, now_s)
-        others = RateBudget(CALLS_PER_SECOND, CALLS_RESERVE, now_s)
-        urgent = PacedVenue(self._gateway, orders, others, stop.wait, is_urgent=True)
-        ordinary = PacedVenue(self._gateway, orders, others, stop.wait, is_urgent=False)
-        self._ordinary_venue: Venue = ordinary
-        self._desk = self._desk_on(ordinary)
-        sweep_s = options.rules.sweep_every_s
-        on_urgent = _runner(self._desk_on(urgent), sweep_s)
-        self._urgent = Lane("exits and cancels", on_urgent, self.route, now_s, URGENT_WORKERS)
-        self._ordinary = Lane("entries", _runner(self._desk, sweep_s), self.route, now_s)
 
     def _desk_on(self, venue: Venue) -> Desk:
         return Desk(
@@ -127,7 +128,7 @@ class Executor:
     def run(self) -> None:
         """Reconcile, publish, subscribe, work; returns when `stop` is set, raises what ends the process."""
         rules, wait = self._options.rules, self._stop.wait
-        tasks = reconcile(self._desk, self._journal, self._ordinary_venue, rules, wait, _wall_ms())
+        tasks = reconcile(self._desk, self._journal, self._ordinary_gateway, rules, wait, _wall_ms())
         if tasks is None or not self._publish_rest():
             return
         self._reach("after_reconcile")
@@ -165,7 +166,8 @@ class Executor:
 
     def close(self) -> None:
         """Close the connections to the exchange."""
-        self._gateway.close()
+        self._urgent_gateway.close()
+        self._ordinary_gateway.close()
 
     def _loop(self, intake: Intake, controls: Controls) -> None:
         watchdog = Watchdog(intake.behind)
@@ -238,7 +240,7 @@ class Executor:
         calls: dict[str, Callable[[], None]] = {
             "relay": lambda: relay(self._journal, self._log, stop, _wall_ms),
             "balances": lambda: tell_balances(
-                self._ordinary_venue, self._log, options.pocket, fills, stop, self._clock.now_ms
+                self._ordinary_gateway, self._log, options.pocket, fills, stop, self._clock.now_ms
             ),
         }
         if options.has_websocket:

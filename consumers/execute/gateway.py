@@ -27,7 +27,8 @@ from consumers.execute.venue import (
     Refused,
     Unclear,
 )
-from infra.errors import ExchangeUnavailable
+from infra.errors import ExchangeUnavailable, Limited
+from infra.upbit.pace import Pace
 
 LONGEST_TIMEOUT_S = 3.0
 PAGE = 100
@@ -89,17 +90,25 @@ class UpbitGateway:
         *,
         timeout_s: float = LONGEST_TIMEOUT_S,
         on_sent: Callable[[], None] | None = None,
+        pace: Pace | None = None,
+        is_urgent: bool = False,
     ) -> None:
-        """`address` is the base without `/v1`; `on_sent` is called when the last byte of an order has left."""
+        """`address` is the base without `/v1`; `on_sent` is called when the last byte of an order has left.
+
+        Every request waits until `pace`, which may be shared, has a place for it.
+        """
         check_address(address)
         self._on_sent = on_sent
+        hooks = pace.hooks(is_urgent=is_urgent) if pace is not None else {"request": []}
+        if on_sent is not None:
+            hooks["request"].append(self._watch)
         timeout = httpx.Timeout(min(timeout_s, LONGEST_TIMEOUT_S))
         self._http = httpx.Client(
             base_url=address,
             timeout=timeout,
             follow_redirects=False,
             trust_env=False,
-            event_hooks={"request": [self._watch]} if on_sent else {},
+            event_hooks=hooks,
         )
         self._client = Upbit(
             access_key=access_key,
@@ -137,6 +146,8 @@ class UpbitGateway:
         except APIConnectionError as error:
             if isinstance(error.__cause__, httpx.ConnectError | httpx.ConnectTimeout):
                 return Refused("unreachable", "no connection to the exchange came about", is_passing=True)
+            if isinstance(error.__cause__, Limited):
+                return Refused("too_many_requests", str(error.__cause__), is_passing=True)
             return Unclear(f"{type(error.__cause__ or error).__name__}")
         except (APIError, msgspec.MsgspecError) as error:
             return Unclear(f"the answer cannot be read: {error}")

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from threading import Condition, Thread
 
 from consumers.execute.desk import Task
-from consumers.execute.limits import RateBudget
-from consumers.execute.venue import Answer, Holding, Order, OrderRequest, Venue
 from infra.errors import Retry
 
 logger = logging.getLogger(__name__)
@@ -119,61 +117,3 @@ class Lane:
             self._troubled = None
             logger.info("%s: going on", self._name)
         return followers
-
-
-class PacedVenue:
-    """A venue whose calls wait for the pocket's rate budget; urgent ones may use its reserve."""
-
-    def __init__(
-        self,
-        venue: Venue,
-        orders: RateBudget,
-        others: RateBudget,
-        sleep: Callable[[float], object],
-        *,
-        is_urgent: bool,
-    ) -> None:
-        self._venue = venue
-        self._orders = orders
-        self._others = others
-        self._sleep = sleep
-        self._is_urgent = is_urgent
-
-    def _wait(self, budget: RateBudget) -> None:
-        while (wait_s := budget.take(is_urgent=self._is_urgent)) > 0:
-            self._sleep(wait_s)
-
-    def place(self, request: OrderRequest, identifier: str) -> Answer:
-        """Send one order when the budget allows."""
-        self._wait(self._orders)
-        return self._venue.place(request, identifier)
-
-    def find(self, identifier: str) -> Order | None:
-        """Look one up when the budget allows."""
-        self._wait(self._others)
-        return self._venue.find(identifier)
-
-    def order(self, uuid: str) -> Order | None:
-        """Look one up when the budget allows."""
-        self._wait(self._others)
-        return self._venue.order(uuid)
-
-    def open_orders(self) -> list[Order]:
-        """List when the budget allows."""
-        self._wait(self._others)
-        return self._venue.open_orders()
-
-    def closed_orders(self, market: str) -> list[Order]:
-        """List when the budget allows."""
-        self._wait(self._others)
-        return self._venue.closed_orders(market)
-
-    def cancel(self, uuid: str) -> bool:
-        """Cancel when the budget allows."""
-        self._wait(self._others)
-        return self._venue.cancel(uuid)
-
-    def holdings(self) -> list[Holding]:
-        """Ask for the holdings when the budget allows."""
-        self._wait(self._others)
-        return self._venue.holdings()

@@ -73,30 +73,3 @@ def _total_of(intent: OrderIntent) -> Decimal | None:
     if intent.price is not None and intent.quantity is not None:
         return intent.price * intent.quantity
     return None
-
-
-class RateBudget:
-    """One pocket's calls per second, kept in the memory of its only owner; urgent calls may use a reserve.
-
-    A token bucket: `take` returns how long to wait before the call may go out (0: at once, and it is counted).
-    """
-
-    def __init__(self, per_second: float, reserve: float, now_s: Callable[[], float]) -> None:
-        self._per_second = per_second
-        self._reserve = reserve
-        self._now_s = now_s
-        self._tokens = per_second
-        self._at_s = now_s()
-        self._lock = Lock()
-
-    def take(self, *, is_urgent: bool) -> float:
-        """Seconds to wait; 0 when the call was counted and may go."""
-        with self._lock:
-            now_s = self._now_s()
-            self._tokens = min(self._per_second, self._tokens + (now_s - self._at_s) * self._per_second)
-            self._at_s = now_s
-            needed = 1.0 if is_urgent else 1.0 + self._reserve
-            if self._tokens >= needed:
-                self._tokens -= 1.0
-                return 0.0
-            return (needed - self._tokens) / self._per_second

@@ -33,7 +33,7 @@ from streams import topics
 POCKET = "paper-main"
 INSTANCE = "verify"
 MARKETS = 4
-START_S = 90.0
+START_S = 240.0
 NEEDED = ("order-intents", "order-events", "controls", "markets", "balances", "dead-letters")
 RULES = {
     "longest_flight_s": 1.0,
@@ -79,7 +79,8 @@ class Sandbox:
         end_s = time.monotonic() + START_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > end_s:
-                raise ExchangeUnavailable(f"the sandbox does not start, see {self._home / 'sandbox.out'}")
+                last = (self._home / "sandbox.out").read_text(errors="replace")[-2_000:]
+                raise ExchangeUnavailable(f"the sandbox does not start: {last}")
             time.sleep(0.05)
         if self._reader.ident is None:
             self._reader.start()
@@ -90,6 +91,12 @@ class Sandbox:
     def has_died(self) -> bool:
         """Whether it ended by itself (a fault that kills it)."""
         return self._process is not None and self._process.poll() is not None
+
+    def kill(self) -> None:
+        """`kill -9`, where it has not ended by itself."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     @property
     def prices(self) -> dict[str, float]:
@@ -137,7 +144,7 @@ class Sandbox:
                     codes = [row["market"] for row in json.loads(answer.read())][:MARKETS]
                 socket.settimeout(2)
                 address = f"ws{self.url.removeprefix('http')}/websocket/v1"
-                socket.connect(address, http_no_proxy=["127.0.0.1"])  # type: ignore[no-untyped-call]  # the library's
+                socket.connect(address, http_no_proxy=["127.0.0.1"], suppress_origin=True)  # type: ignore[no-untyped-call]  # the library's
                 socket.send(json.dumps([{"ticket": "verify"}, {"type": "orderbook", "codes": codes}]))
                 while self._is_open:
                     book = json.loads(socket.recv())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from consumers.verify.deployment import deployment, settle
-from consumers.verify.processes import result_of
+from infra.figures import result_of
 from streams.market import kernels
 from streams.market.features import BOOK_AGE_CAP_S, NAMES
 from streams.stage import Run

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from consumers.verify.deployment import Deployment, deployment, settle
-from consumers.verify.processes import result_of
+from infra.figures import result_of
 from infra.log import slots_of
 from streams import topics
 from streams.messages import OrderBook
@@ -118,8 +118,7 @@ def _wait_for_live(running: Deployment) -> None:
     """Wait until the warm-up is over and every stage has caught up; the broker is warm by then."""
     started = time.monotonic()
     while time.monotonic() - started < 300:
-        slot = slots_of(running.log, ["controls"])[0]
-        if running.log.bounds([slot])[slot][1] > 0:  # the feed writes `Warmed` there
+        if running.count("controls"):  # the feed writes `Warmed` there
             break
         time.sleep(0.5)
     time.sleep(20)
@@ -128,8 +127,7 @@ def _wait_for_live(running: Deployment) -> None:
 def _late_share(running: Deployment) -> float:
     """Share of order books that came after the heartbeat which closed their bin, over the newest records."""
     late = total = 0
-    for slot in slots_of(running.log, ["orderbooks"]):
-        begin, end = running.log.bounds([slot])[slot]
+    for slot, (begin, end) in running.bounds(["orderbooks"]).items():
         reader = running.log.reader({slot: max(begin, end - 5_000)})
         closed_to = 0
         while reader.position(slot) < end:

@@ -9,12 +9,11 @@ import threading
 import time
 from typing import Any
 
-import numpy as np
-
 from consumers.verify.deployment import Deployment, deployment, settle
 from consumers.verify.disturbed import EXCHANGE, PARTITIONS, partition_for
 from consumers.verify.page_reader import PageReader
-from consumers.verify.processes import result_of, wait_until
+from consumers.verify.processes import wait_until
+from infra.figures import result_of, slope_of
 from infra.kafka import KafkaLog
 from streams.messages import Heartbeat, OrderBook, Trade, encode, key_of
 
@@ -212,18 +211,3 @@ def _growth(runner: str, samples: dict[str, list[tuple[float, float]]], after_mi
         figures[f"{runner}, {name}: MB per million, lower"] = round(slope - 1.96 * error, 3)
         figures[f"{runner}, {name}: MB per million, upper"] = round(slope + 1.96 * error, 3)
     return figures
-
-
-def slope_of(points: list[tuple[float, float]]) -> tuple[float, float]:
-    """Least-squares slope and its standard error, the residuals' autocorrelation (lag 1) taken into account."""
-    if len(points) < 4:
-        return 0.0, 0.0
-    x, y = np.array(points).T
-    x = x - x.mean()
-    spread = float((x**2).sum())
-    slope = float((x * (y - y.mean())).sum() / spread)
-    residuals = y - y.mean() - slope * x
-    variance = float((residuals**2).sum()) / (len(x) - 2)
-    correlation = float((residuals[1:] * residuals[:-1]).sum() / max(float((residuals**2).sum()), 1e-12))
-    inflation = (1 + max(0.0, correlation)) / max(1e-3, 1 - max(0.0, correlation))
-    return slope, float(np.sqrt(variance / spread * inflation))

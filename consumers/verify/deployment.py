@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from consumers.verify.processes import Children, create_all_topics, own_broker
+from consumers.verify.processes import Children, create_all_topics, insist, own_broker
 from infra.configuration import save
 from infra.kafka import KafkaLog
-from infra.log import slots_of
+from infra.log import Slot, slots_of
 from infra.servers.kafka import KafkaServer
 from infra.servers.ports import port_of
 from infra.settings import Settings
+
+_PATIENCE_S = 30.0
 
 
 class Deployment:
@@ -35,13 +37,17 @@ class Deployment:
 
     def count(self, topic: str) -> int:
         """Records in a topic now."""
-        return sum(end - begin for begin, end in self.log.bounds(slots_of(self.log, [topic])).values())
+        return sum(end - begin for begin, end in self.bounds([topic]).values())
 
     def lag(self, group: str, topics: list[str]) -> int:
         """Records that a group has not committed yet."""
-        slots = slots_of(self.log, topics)
-        committed = self.log.committed(group, slots)
-        return sum(end - max(begin, committed.get(slot, 0)) for slot, (begin, end) in self.log.bounds(slots).items())
+        bounds = self.bounds(topics)
+        committed = insist(lambda: self.log.committed(group, bounds), _PATIENCE_S, "committed offsets")
+        return sum(end - max(begin, committed.get(slot, 0)) for slot, (begin, end) in bounds.items())
+
+    def bounds(self, topics: list[str]) -> dict[Slot, tuple[int, int]]:
+        """The log may not answer for a moment, most of all a young one on a busy machine."""
+        return insist(lambda: self.log.bounds(slots_of(self.log, topics)), _PATIENCE_S, "the log's bounds")
 
     def cpu_seconds(self, name: str) -> float:
         """User plus system time of one process so far."""

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from consumers.predict import PredictLoop
 from consumers.verify.disturbed import Written, disturbed_log
-from consumers.verify.processes import Children, create_all_topics, own_broker, result_of, wait_until
+from consumers.verify.processes import Children, create_all_topics, own_broker, wait_until
+from infra.figures import result_of
 from infra.kafka import KafkaLog
 from infra.log import Log, Slot, TopicSpec, slots_of
 from infra.memory_log import MemoryLog
@@ -72,7 +73,7 @@ def verify_parity(
     recordings: Mapping[str, Sequence[Written]], *, quick: bool = False, seed: int = 1
 ) -> dict[str, object]:
     """Run every input through every way; `recordings` are inputs made by the caller, by name."""
-    markets, seconds, window = (12, 120, 40) if quick else (60, 2_700, 300)
+    markets, seconds, window = (12, 120, 40) if quick else (60, 3_000, 300)
     disturbed = disturbed_log(markets, seconds, seed, lost_share=2e-4 if quick else 2e-5)
     if quick:
         recordings = dict(sorted(recordings.items(), key=lambda item: len(item[1]))[:1])

@@ -2,23 +2,22 @@
 
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Self, TypeVar
 
 import psutil
 
 from infra.errors import Retry
 from infra.kafka import KafkaLog
-from infra.log import TopicSpec
+from infra.log import TopicSpec, slots_of
 from infra.servers.jars import default_cache
 from infra.servers.kafka import KafkaServer
 from infra.settings import Settings
@@ -26,6 +25,7 @@ from infra.watchdog import EXIT_STUCK
 from streams.topics import TOPICS
 
 _MOST_STUCK = 20
+_T = TypeVar("_T")
 
 
 class Children:
@@ -124,22 +124,27 @@ def own_broker(home: Path, heap_mb: int = 512) -> Iterator[KafkaServer]:
 
 
 def create_all_topics(log: KafkaLog) -> None:
-    """Create every topic under the log's prefix."""
+    """Create every topic under the log's prefix, and wait until each can be read."""
     specs = [TopicSpec(topic.name, topic.partitions, topic.config) for topic in TOPICS.values()]
 
     def are_there() -> bool:
         log.create_topics(specs)
+        log.bounds(slots_of(log, list(TOPICS)))  # raises while a new partition's leader does not serve yet
         return True
 
     wait_until(are_there, 60, "topics")
 
 
-def result_of(
-    name: str, figures: Mapping[str, float], conditions: Mapping[str, object], *, passed: bool
-) -> dict[str, object]:
-    """The one object that every verify and bench command prints."""
-    machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "load_1m": round(os.getloadavg()[0], 2)}
-    return {"name": name, "passed": passed, "figures": dict(figures), "conditions": {**conditions, **machine}}
+def insist(call: Callable[[], _T], timeout_s: float, what: str) -> _T:
+    """Call until the log answers; raises `TimeoutError` naming `what`."""
+    answers: list[_T] = []
+
+    def is_answered() -> bool:
+        answers.append(call())
+        return True
+
+    wait_until(is_answered, timeout_s, what)
+    return answers[0]
 
 
 def wait_until(question: Callable[[], bool], timeout_s: float, what: str, every_s: float = 0.1) -> float:

@@ -16,9 +16,10 @@ from typing import Any
 from sqlmodel import Session
 
 from consumers.verify.audit import audit
-from consumers.verify.processes import create_all_topics, result_of, wait_until
+from consumers.verify.processes import create_all_topics, wait_until
 from infra import supervisor
 from infra.errors import ObservatorError
+from infra.figures import result_of
 from infra.kafka import KafkaLog
 from infra.log import slots_of
 from infra.servers.kafka import wait_ready

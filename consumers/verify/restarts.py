@@ -9,7 +9,7 @@ from typing import Any
 
 from consumers.verify.audit import audit
 from consumers.verify.deployment import Deployment, deployment, settle
-from consumers.verify.processes import result_of
+from infra.figures import result_of
 from infra.log import slots_of
 from streams import topics
 
@@ -69,6 +69,7 @@ def wait_for_new_signals(running: Deployment, after_ms: float, markets: int, tim
     seen: dict[int, set[str]] = {}
     try:
         while time.monotonic() - started < timeout_s:
+            running.children.require_alive()
             for record in reader.read(5_000, 0.1):
                 signal = topics.decode("signals", record.value)
                 if signal.bin_ms > after_ms:

@@ -60,11 +60,16 @@ def sign(access_key: str, secret_key: str, query: str = "", *, algorithm: str = 
 
 
 def verify(
-    header: str | None, query: str, secret_of: Callable[[str], str | None], is_new_nonce: Callable[[str, str], bool]
+    header: str | None,
+    query: str,
+    secret_of: Callable[[str], str | None],
+    is_new_nonce: Callable[[str, str], bool],
+    admit: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Return the access key of a good token; raises `BadToken` with the exchange's names.
 
-    `query` is what was really sent, unencoded; `is_new_nonce(access_key, nonce)` remembers.
+    `query` is what was really sent, unencoded; `is_new_nonce(access_key, nonce)` remembers; `admit(access_key)` may
+    refuse a well-signed key with `BadToken` (expired, address).
     """
     if not header or not header.startswith("Bearer "):
         raise BadToken("no_authorization_token", "토큰이 없습니다.")
@@ -81,6 +86,7 @@ def verify(
     nonce = claims.get("nonce")
     if not isinstance(nonce, str) or not nonce:
         raise BadToken("jwt_verification", "Jwt 토큰 검증에 실패했습니다.")
+    admit(access_key)
     _check_query(claims, query)
     if not is_new_nonce(access_key, nonce):
         raise BadToken("nonce_used", "이미 요청한 nonce값이 다시 사용되었습니다.")
@@ -104,12 +110,20 @@ def _check_query(claims: Mapping[str, Any], query: str) -> None:
 
 
 def query_of_request(raw_query: str, body: bytes) -> str:
-    """What the hash must cover: the URL's query unencoded, else the pairs of the body; `ValueError` for a bad body."""
+    """What the hash must cover: the URL's query unencoded, else the pairs of the body; `ValueError` for a bad body.
+
+    Numbers of the body stay as they were written.
+    """
     if raw_query:
         return unquote(raw_query)
     if not body:
         return ""
-    pairs = json.loads(body)
-    if not isinstance(pairs, dict):
-        raise ValueError("the body is no JSON object")  # noqa: TRY004 - callers catch what json raises
-    return query_of(pairs)
+    try:
+        pairs = json.loads(body, parse_int=str, parse_float=str, parse_constant=str)
+        if isinstance(pairs, dict):
+            query = query_of(pairs)
+            query.encode()  # half of a surrogate pair is a ValueError here, and cannot be signed by anybody
+            return query
+    except RecursionError:
+        pass
+    raise ValueError("the body is no JSON object, or nested too deep")

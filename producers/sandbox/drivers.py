@@ -5,13 +5,18 @@ keeps pace with the wall clock. A recording is played with its own spacing divid
 """
 
 import asyncio
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 
+from producers.sandbox.aside import Aside
 from producers.sandbox.feeds import Frame
+from producers.sandbox.follow import Follow
+from producers.sandbox.hub import Hub
+from producers.sandbox.outside import Line
 from producers.sandbox.recording import Recording
-from producers.sandbox.sockets import Hub
 from producers.sandbox.synthetic import Synthetic
 
 OnFrame = Callable[[Frame], None]
@@ -20,6 +25,10 @@ AS_FAST_AS_POSSIBLE = 1e6
 _CHUNK_MS = 500
 _SAVE_SECONDS = 2.0
 _MARGIN_MS = 3_000
+_LATE_CHUNK_MS = 100
+"""Where a live market has fallen behind; requests are answered between two chunks."""
+_LEAST_PAUSE_S = 0.004
+"""What comes meanwhile is written in one go: one system call per client and pause, not per frame."""
 _BATCH = 200
 
 
@@ -53,7 +62,14 @@ def open_synthetic(feed: Synthetic, path: Path, warmup_seconds: int) -> None:
 
 
 async def drive_synthetic(
-    feed: Synthetic, hub: Hub, on_frame: OnFrame, *, speed: float, subscribed: asyncio.Event, path: Path | None
+    feed: Synthetic,
+    hub: Hub,
+    on_frame: OnFrame,
+    *,
+    before: Callable[[int], None],
+    speed: float,
+    subscribed: asyncio.Event,
+    path: Path | None,
 ) -> None:
     """Run until cancelled."""
     await subscribed.wait()
@@ -62,6 +78,7 @@ async def drive_synthetic(
 
     def pass_on(until_ms: int) -> None:
         for frame in feed.run_until(until_ms):
+            before(frame.exchange_ms)
             hub.publish(frame)
             on_frame(frame)
         hub.flush()
@@ -69,12 +86,12 @@ async def drive_synthetic(
     while True:
         now_ms = pace.now_ms()
         if now_ms - feed.clock_ms > _CHUNK_MS:
-            pass_on(feed.clock_ms + _CHUNK_MS)
-            await hub.drained()
+            pass_on(feed.clock_ms + (_LATE_CHUNK_MS if feed.is_warm else _CHUNK_MS))
+            await hub.drained(is_live=feed.is_warm)
             await asyncio.sleep(0)
         else:
             pass_on(now_ms)
-            await asyncio.sleep(min(max(pace.seconds_until(feed.next_ms), 0.001), 0.05))
+            await asyncio.sleep(min(max(pace.seconds_until(feed.next_ms), _LEAST_PAUSE_S), 0.05))
         if not feed.is_warm and (now_ms - feed.clock_ms <= _CHUNK_MS or feed.clock_ms >= pace.start_ms):
             feed.is_warm, feed.warm_ms = True, feed.clock_ms
         if path is not None and time.monotonic() - saved > _SAVE_SECONDS:
@@ -83,29 +100,60 @@ async def drive_synthetic(
 
 
 async def drive_recording(
-    feed: Recording, hub: Hub, on_frame: OnFrame, *, speed: float, subscribed: asyncio.Event
+    feed: Recording,
+    hub: Hub,
+    on_frame: OnFrame,
+    *,
+    before: Callable[[int], None],
+    speed: float,
+    subscribed: asyncio.Event,
 ) -> None:
-    """Play the file once; it is called ended when the clients' systems have taken everything."""
+    """Play it once; it is called ended when the clients' systems have taken everything.
+
+    `before` is told each line's time first, so that what was due until then happens on the book before it.
+    """
     await subscribed.wait()
     start = time.monotonic()
-    first_s: float | None = None
-    for count, (line, frame) in enumerate(feed.frames(), 1):
-        if first_s is None:
-            first_s = line.received_s
-        if speed < AS_FAST_AS_POSSIBLE:
-            ahead = (line.received_s - first_s) / speed - (time.monotonic() - start)
-            if ahead > 0.0005:
-                hub.flush()
-                await asyncio.sleep(ahead)
-        if frame is None:
-            hub.publish_to_all(line.payload)
-        else:
-            hub.publish(frame)
-            on_frame(frame)
-        if count % _BATCH == 0:
-            hub.flush()
-            await hub.drained()
-            await asyncio.sleep(0)
+    first_ns: int | None = None
+    source = feed.source.lines()
+    reading = Aside(lambda: list(itertools.islice(source, _BATCH)) or None).batches()
+    async with aclosing(reading) as batches:
+        async for line in _each(batches, hub, is_live=speed < AS_FAST_AS_POSSIBLE):
+            first_ns = line.received_ns if first_ns is None else first_ns
+            if speed < AS_FAST_AS_POSSIBLE:
+                ahead = (line.received_ns - first_ns) / 1e9 / speed - (time.monotonic() - start)
+                if ahead > 0.0005:
+                    hub.flush()
+                    await asyncio.sleep(ahead)
+            before(line.exchange_ms)
+            frame = feed.take_line(line)
+            if frame is not None:
+                hub.publish(frame)
+                on_frame(frame)
+            elif line.body is None:
+                hub.publish_to_all(line.payload)
     hub.flush()
     await hub.drained(0)
     feed.is_ended = True
+
+
+async def _each(batches: AsyncIterator[list[Line]], hub: Hub, *, is_live: bool) -> AsyncIterator[Line]:
+    """Line by line; after each batch slow readers are waited for."""
+    async for lines in batches:
+        for line in lines:
+            yield line
+        hub.flush()
+        await hub.drained(is_live=is_live)
+        await asyncio.sleep(0)
+
+
+async def drive_follow(feed: Follow, hub: Hub, on_frame: OnFrame, *, before: Callable[[int], None]) -> None:
+    """Pass on what the log gives, as it comes; run until cancelled."""
+    reading = Aside(feed.tail.read, feed.tail.close).batches()
+    async with aclosing(reading) as batches:
+        async for batch in batches:
+            for frame in feed.take_batch(batch):
+                before(frame.exchange_ms)
+                hub.publish(frame)
+                on_frame(frame)
+            hub.flush()

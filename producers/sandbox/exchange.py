@@ -1,24 +1,25 @@
-"""The exchange behind REST and the private websocket: accounts, orders, identifiers, fills, all journalled first.
+"""The exchange behind REST and the private websocket: requests for accounts and orders, and when they take effect.
 
-Called by `rest`, `private`, `control` and the feed's driver, in one thread. Every change is on disk before it is told
-to anybody, so a kill -9 at any point leaves accepted orders, balances and used identifiers as they were. Orders of
-users never meet each other yet; in a recorded market what was taken from a level stays taken until the next book.
+Called by `rest_orders`, `control` and the feed's driver, in one thread. Every change is an entry of the journal first;
+its owner is told when the disk has it (`settled`), so a kill -9 at any point leaves accepted orders, balances and used
+identifiers as they were. What the disk refuses never happened: the memory is read again from the journal.
 """
 
 import logging
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
 
-from producers.sandbox import order_requests, order_views
-from producers.sandbox.feeds import BookView, Feed, Frame
+from producers.sandbox import order_views
+from producers.sandbox.admission import Admission, replacing_entry, replacing_request
+from producers.sandbox.feeds import Feed, Frame
 from producers.sandbox.journal import Journal
-from producers.sandbox.order_requests import FEE_E4, OrderRequest
 from producers.sandbox.refusals import OrderRefused
-from streams.market import matching
-from streams.market.ledger import ATOMS_PER_LOT, Ledger
-from streams.market.matching import Fill, Level, Order
+from producers.sandbox.state import Entry, State, end_entry, order_entry
+from producers.sandbox.trading import Trading
+from streams.market.ledger import Ledger
+from streams.market.matching import Fill, Order
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +27,6 @@ Later = Callable[[float, Callable[[], None]], object]
 Listener = Callable[[str, str, str, dict[str, Any]], None]
 """(account, kind of message, market, body)."""
 
-_STORED = (
-    "uuid", "account", "market", "is_buy", "kind", "price_e8", "total", "lots", "fee_e4", "time_in_force",
-    "identifier", "smp_type", "created_ms",
-)  # fmt: skip
 _RETRY_SECONDS = 1.0
 
 
@@ -47,300 +44,254 @@ class Exchange:
         burn_refused_identifiers: bool,
         fill_delay_s: float,
         cancel_delay_s: float,
+        smp_default: str = "",
     ) -> None:
-        self._feed = feed
         self._journal = journal
-        self._now_ms = now_ms
+        self._journal.lost = self._reopen
+        self.now_ms = now_ms
         self._later = later
-        self._publish = publish
         self.burn_refused_identifiers = burn_refused_identifiers
+        self.smp_default = smp_default
         self._fill_delay_s = fill_delay_s
         self._cancel_delay_s = cancel_delay_s
-        self.ledger = Ledger()
-        self.orders: dict[str, Order] = {}
-        self.accounts: list[str] = []
-        self.refused: list[dict[str, Any]] = []
-        self._identifiers: dict[tuple[str, str], str | None] = {}
-        """(account, identifier) -> uuid, or None where a refused request burned it."""
-        self._resting: defaultdict[str, list[Order]] = defaultdict(list)
-        self._taken: dict[str, tuple[int, dict[int, int]]] = {}
+        self.state = State()
+        self._trading = Trading(self.state, feed, record=self._record, publish=publish, now_ms=now_ms)
+        self._admission = Admission(self.state, feed, self._trading.visible, now_ms)
+        self._life = 0
+        """Grows when the memory is read again: what was to come before then is void."""
         self.hidden_until_ms: dict[str, int] = {}
         self.listeners: list[Listener] = []
+
+    @property
+    def ledger(self) -> Ledger:
+        """Who holds what."""
+        return self.state.ledger
+
+    @property
+    def orders(self) -> dict[str, Order]:
+        """Every order ever accepted, in order."""
+        return self.state.orders
+
+    @property
+    def accounts(self) -> list[str]:
+        """Every account."""
+        return self.state.accounts
+
+    @property
+    def refused(self) -> list[dict[str, Any]]:
+        """Every refused request that named an identifier."""
+        return self.state.refused
 
     # --- journal ----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Read the journal and take up every order that was still open."""
+        self._life += 1
+        self.state.reset()
         for entry in self._journal.entries():
-            self._replay(entry)
-        for order in self.orders.values():
-            if order.state == "wait":
-                self._later(self._fill_delay_s, _bound(self._match, order))
-                if order.is_cancelling:
-                    self._later(self._cancel_delay_s, _bound(self._end_cancelled, order))
+            order = self.state.apply(entry)
+            if order is not None:
+                self._trading.queues.replay(order, entry)
+        for order in self.state.waiting.values():
+            self._soon(self._fill_delay_s, self._match, order.uuid)
+            if order.is_cancelling:
+                self._soon(self._cancel_delay_s, self._end_cancelled, order.uuid)
 
-    def _replay(self, entry: Mapping[str, Any]) -> None:
-        kind = entry["e"]
-        if kind == "account":
-            self.accounts.append(entry["a"])
-        elif kind == "deposit":
-            self.ledger.deposit(entry["a"], entry["c"], entry["n"])
-        elif kind == "order":
-            self._add(Order(**{name: entry[name] for name in _STORED}))
-        elif kind == "refused":
-            self._remember_refusal(entry["a"], entry["i"], entry["n"], is_burned=entry["b"])
-        else:
-            order = self.orders[entry["u"]]
-            if kind == "fill":
-                matching.fill(self.ledger, order, Fill(*entry["f"]))
-            elif kind == "cancelling":
-                order.is_cancelling = True
-            else:
-                matching.end(self.ledger, order, entry["t"])
+    def close(self) -> None:
+        """Let nothing more happen and let go of the journal."""
+        self._life += 1
+        self._journal.close()
+
+    def _reopen(self) -> None:
+        logger.error("the journal cannot be written; going back to what the disk has")
+        self.open()
+
+    def die_at_next_write(self, share: float) -> None:
+        """Kill this process when it next writes its journal, after this share of the bytes (a fault)."""
+        self._journal.die_at_next_write(share)
+
+    async def settled(self) -> None:
+        """Wait until everything that was done so far is on the disk; raises `OSError` where it is undone instead."""
+        await self._journal.synced()
+
+    def _record(self, entries: Sequence[Entry]) -> None:
+        """Journal, apply, and tell the owners once it is stored; raises `OSError` where the disk refuses."""
+        queues = self._trading.queues
+        self._journal.append(*(entry | queues.journalled(entry.get("u", "")) for entry in entries))
+        for entry in entries:
+            order = self.state.apply(entry)
+            if order is not None:
+                self._tell(order, entry)
+                if entry["e"] == "order":
+                    self._soon(self._fill_delay_s, self._match, order.uuid)
+
+    def _soon(self, delay_s: float, work: Callable[[str], None], order_uuid: str) -> None:
+        life = self._life
+
+        def due() -> None:
+            if life == self._life:
+                work(order_uuid)
+
+        self._later(delay_s, due)
 
     def open_account(self, account: str, balances: Mapping[str, int]) -> None:
         """Make an account with deposits (currency -> atoms); again only deposits."""
-        entries: list[dict[str, Any]] = [] if account in self.accounts else [{"e": "account", "a": account}]
+        entries: list[Entry] = [] if account in self.accounts else [{"e": "account", "a": account}]
         entries += [{"e": "deposit", "a": account, "c": currency, "n": atoms} for currency, atoms in balances.items()]
         if entries:
-            self._journal.append(*entries)
-        for entry in entries:
-            self._replay(entry)
+            self._record(entries)
 
-    def _add(self, order: Order) -> None:
-        matching.place(self.ledger, order)
-        self.orders[order.uuid] = order
-        if order.identifier:
-            self._identifiers[order.account, order.identifier] = order.uuid
-
-    def _remember_refusal(self, account: str, identifier: str, name: str, *, is_burned: bool) -> None:
-        self.refused.append({"account": account, "identifier": identifier, "name": name, "is_burned": is_burned})
-        if is_burned:
-            self._identifiers[account, identifier] = None
-
-    # --- requests -----------------------------------------------------------------------------------------------
+    # --- new orders ---------------------------------------------------------------------------------------------
 
     def accept(self, account: str, body: Mapping[str, Any]) -> Order:
         """Take a new order; the answer is `wait`, fills follow. Raises `OrderRefused`, the identifier burned or not."""
-        identifier = order_requests.identifier_of(body)
-        if identifier and (account, identifier) in self._identifiers:
-            raise OrderRefused("duplicated_identifier")
+        identifier = self._admission.unused_identifier(account, body.get("identifier"))
         try:
-            order = self.check(account, body)
+            order = self._admission.order(account, body, self.smp_default)
         except OrderRefused as refusal:
             self._burn(account, identifier, refusal.name, is_burned=self.burn_refused_identifiers)
             raise
-        self._journal.append({"e": "order"} | {name: getattr(order, name) for name in _STORED})
-        self._add(order)
-        self._tell(order, "wait")
-        self._later(self._fill_delay_s, _bound(self._match, order))
-        return order
+        self._record([order_entry(order)])
+        return self.orders[order.uuid]
+
+    def check(self, account: str, body: Mapping[str, Any]) -> Order:
+        """Everything that is checked before an order exists; raises `OrderRefused`."""
+        self._admission.unused_identifier(account, body.get("identifier"))
+        return self._admission.order(account, body, self.smp_default)
 
     def refuse(self, account: str, body: Mapping[str, Any], name: str, *, is_burned: bool | None) -> OrderRefused:
         """Refuse on purpose (a fault); burns as told, or as the exchange is switched."""
-        identifier = order_requests.identifier_of(body)
-        if identifier and (account, identifier) in self._identifiers:
-            return OrderRefused("duplicated_identifier")
+        try:
+            identifier = self._admission.unused_identifier(account, body.get("identifier", body.get("new_identifier")))
+        except OrderRefused as refusal:
+            return refusal
         burned = self.burn_refused_identifiers if is_burned is None else is_burned
         self._burn(account, identifier, name, is_burned=burned)
         return OrderRefused(name)
 
     def _burn(self, account: str, identifier: str, name: str, *, is_burned: bool) -> None:
-        if not identifier:
-            return
-        self._journal.append({"e": "refused", "a": account, "i": identifier, "n": name, "b": is_burned})
-        self._remember_refusal(account, identifier, name, is_burned=is_burned)
+        if identifier:
+            self._record([{"e": "refused", "a": account, "i": identifier, "n": name, "b": is_burned}])
 
-    def check(self, account: str, body: Mapping[str, Any]) -> Order:
-        """Everything that is checked before an order exists; raises `OrderRefused`."""
-        request = order_requests.read(body)
-        if self._feed.is_closed:
-            raise OrderRefused("market_offline")
-        if request.market not in {row.market for row in self._feed.markets()} or request.quote not in FEE_E4:
-            raise OrderRefused("notfoundmarket", f"다음 마켓에 없는 종목입니다: {request.market}")
-        book = self._visible(request.market)
-        if book is None:
-            raise OrderRefused("market_offline")
-        order_requests.check_amounts(request, self._feed.clock_ms, book.bids, book.asks)
-        order = self._order(account, request)
-        if self.ledger.holding(account, order.lock_currency).available < order.locked:
-            raise OrderRefused(f"insufficient_funds_{request.side}")
-        return order
+    # --- look-ups and cancels -----------------------------------------------------------------------------------
 
-    def _order(self, account: str, request: OrderRequest) -> Order:
-        return Order(
-            uuid=str(uuid.uuid4()),
-            account=account,
-            market=request.market,
-            is_buy=request.is_buy,
-            kind=request.kind,
-            price_e8=request.price_e8,
-            total=None if request.total_e8 is None else request.total_e8 * ATOMS_PER_LOT,
-            lots=request.lots,
-            fee_e4=FEE_E4[request.quote],
-            time_in_force=request.time_in_force,
-            identifier=request.identifier,
-            smp_type=request.smp_type,
-            created_ms=self._now_ms(),
-        )
+    def _is_hidden(self, order: Order) -> bool:
+        return self.hidden_until_ms.get(order.uuid, 0) > self.now_ms()
 
     def find(self, account: str, order_uuid: str | None, identifier: str | None) -> Order:
         """One order of the account; the uuid wins. Raises `order_not_found`, also while a look-up lags."""
-        found = order_uuid or self._identifiers.get((account, identifier or ""))
+        found = order_uuid or self.state.identifiers.get((account, identifier or ""))
         order = self.orders.get(found or "")
-        if order is None or order.account != account or self.hidden_until_ms.get(order.uuid, 0) > self._now_ms():
+        if order is None or order.account != account or self._is_hidden(order):
             raise OrderRefused("order_not_found")
         return order
 
+    def find_named(self, account: str, order_uuid: object, identifier: object) -> Order:
+        """As `find`, by what a request names; raises `invalid_parameter` where that is nothing or no text."""
+        names = [name for name in (order_uuid, identifier) if name is not None]
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise OrderRefused("invalid_parameter", "uuid 또는 identifier 가 필요합니다.")
+        return self.find(account, cast("str | None", order_uuid), cast("str | None", identifier))
+
     def of(self, account: str) -> Iterator[Order]:
-        """The account's visible orders, oldest first."""
-        now_ms = self._now_ms()
+        """The account's visible orders, newest first."""
+        return (order for order in reversed(self.state.by_account[account]) if not self._is_hidden(order))
+
+    def waiting(self, account: str) -> Iterator[Order]:
+        """The account's visible orders that have not ended, newest first."""
         return (
             order
-            for order in self.orders.values()
-            if order.account == account and self.hidden_until_ms.get(order.uuid, 0) <= now_ms
+            for order in reversed(self.state.waiting.values())
+            if order.account == account and not self._is_hidden(order)
         )
 
     def cancel(self, order: Order) -> None:
         """Accept a cancel; the order ends a moment later unless a fill comes first. Raises `order_not_found`."""
         if order.state != "wait":
             raise OrderRefused("order_not_found")
-        if not order.is_cancelling:
-            self._journal.append({"e": "cancelling", "u": order.uuid})
-            order.is_cancelling = True
-            self._later(self._cancel_delay_s, _bound(self._end_cancelled, order))
+        self.cancel_all([order])
 
-    # --- matching -----------------------------------------------------------------------------------------------
+    def cancel_all(self, orders: Iterable[Order]) -> None:
+        """Accept the cancel of orders that wait, all of them or none."""
+        asked = [order for order in orders if not order.is_cancelling]
+        if asked:
+            self._record([{"e": "cancelling", "u": order.uuid} for order in asked])
+        for order in asked:
+            self._soon(self._cancel_delay_s, self._end_cancelled, order.uuid)
 
-    def _visible(self, market: str) -> BookView | None:
-        """The newest book without what was taken from it (a recorded book does not change by itself)."""
-        book = self._feed.book(market)
-        if book is None or self._feed.is_synthetic:
-            return book
-        at_ms, taken = self._taken.get(market, (0, {}))
-        if at_ms != book.exchange_ms:
-            return book
-        bids, asks = (
-            [Level(level.price_e8, level.lots - taken.get(level.price_e8, 0)) for level in side]
-            for side in (book.bids, book.asks)
-        )
-        return BookView([x for x in bids if x.lots > 0], [x for x in asks if x.lots > 0], book.exchange_ms)
+    def replace(self, order: Order, body: Mapping[str, Any]) -> Order:
+        """Accept a cancel and an order to take its place; gives the new one, which exists when the cancel is done."""
+        identifier = self._admission.unused_identifier(order.account, body.get("new_identifier"))
+        try:
+            wanted = replacing_request(order, body)
+            new = self._admission.order(order.account, wanted, self.smp_default, freed=order.locked)
+        except OrderRefused as refusal:
+            self._burn(order.account, identifier, refusal.name, is_burned=self.burn_refused_identifiers)
+            raise
+        self._record([replacing_entry(order, new, body)])
+        self._soon(self._cancel_delay_s, self._end_cancelled, order.uuid)
+        return new
 
-    def _match(self, order: Order) -> None:
-        """First match of an order: take what the book offers, then rest or end."""
-        book = self._visible(order.market)
-        if order.state != "wait" or book is None:
+    # --- what comes later ---------------------------------------------------------------------------------------
+
+    def _match(self, order_uuid: str) -> None:
+        try:
+            self._trading.match(self.orders[order_uuid])
+        except OSError:
+            logger.exception("the journal cannot be written; order %s is tried again", order_uuid)
+            self._soon(_RETRY_SECONDS, self._match, order_uuid)
+
+    def _end_cancelled(self, order_uuid: str) -> None:
+        order = self.state.waiting.get(order_uuid)
+        if order is None:
             return
-        opposite = book.asks if order.is_buy else book.bids
-        if order.time_in_force == "post_only" and matching.crosses(order, opposite) and not order.fills:
-            self._commit(order, [], book.exchange_ms, is_maker=False, ends=True)
-            return
-        taken = matching.walk(order, opposite)
-        is_whole = order.lots is not None and sum(level.lots for level in taken) == order.remaining_lots
-        self._commit(order, taken, book.exchange_ms, is_maker=False, ends=is_whole or not order.can_rest)
-        if order.state == "wait" and order not in self._resting[order.market]:
-            self._resting[order.market].append(order)
-
-    def watches(self, market: str) -> bool:
-        """Whether an order rests there."""
-        return bool(self._resting.get(market))
+        new = self._admission.replacement(order)
+        try:
+            self._record([end_entry(order, self.now_ms()), *([] if new is None else [order_entry(new)])])
+        except OSError:
+            logger.exception("the journal cannot be written; the cancel of %s is tried again", order_uuid)
+            self._soon(_RETRY_SECONDS, self._end_cancelled, order_uuid)
 
     def on_frame(self, frame: Frame) -> None:
         """Let resting orders see a new book or trade."""
-        orders = self._resting.get(frame.market)
-        if not orders:
-            return
-        if frame.kind == "trade":
-            prints = self._feed.prints(frame.market)
-            if not prints:
-                return
-            trade = prints[-1]
-            reached = matching.reached_by_trade(orders, Level(trade.price_e8, trade.lots), is_buy=trade.is_buy)
-        else:
-            book = self._feed.book(frame.market)
-            reached = [] if book is None else matching.reached_by_book(orders, book.bids, book.asks)
-        for order, level in reached:
-            ends = level.lots == order.remaining_lots
-            self._commit(order, [level], frame.exchange_ms, is_maker=True, ends=ends)
+        self._trading.on_frame(frame)
 
-    def _commit(self, order: Order, levels: list[Level], book_ms: int, *, is_maker: bool, ends: bool) -> None:
-        """Journal fills and end together, then apply them, then tell. On a full disk the order is tried again."""
-        now_ms = self._now_ms()
-        fills = [
-            matching.executed(order, level, str(uuid.uuid4()), is_maker=is_maker, at_ms=now_ms, book_ms=book_ms)
-            for level in levels
-        ]
-        entries: list[dict[str, Any]] = [{"e": "fill", "u": order.uuid, "f": list(fill)} for fill in fills]
-        if ends:
-            entries.append({"e": "end", "u": order.uuid, "t": now_ms})
-        if not entries:
-            return
-        try:
-            self._journal.append(*entries)
-        except OSError:
-            logger.exception("the journal cannot be written; order %s is tried again", order.uuid)
-            self._later(_RETRY_SECONDS, _bound(self._match, order))
-            return
-        for fill in fills:
-            matching.fill(self.ledger, order, fill)
-            self._tell(order, "trade", fill)
-        if ends:
-            self._end(order, now_ms)
-        if levels and not is_maker:
-            self._take(order, levels, book_ms)
+    # --- what is told ---------------------------------------------------------------------------------------------
 
-    def _take(self, order: Order, levels: list[Level], book_ms: int) -> None:
-        if not self._feed.is_synthetic:
-            at_ms, taken = self._taken.get(order.market, (0, {}))
-            if at_ms != book_ms:
-                taken = {}
-            for level in levels:
-                taken[level.price_e8] = taken.get(level.price_e8, 0) + level.lots
-            self._taken[order.market] = (book_ms, taken)
-        self._publish(self._feed.take(order.market, levels, is_buy=order.is_buy))
-
-    def _end_cancelled(self, order: Order) -> None:
-        if order.state != "wait":
+    def _tell(self, order: Order, entry: Entry) -> None:
+        """Keep messages as things are now and send them once they are on the disk."""
+        kind = entry["e"]
+        is_left = order.remaining_lots > 0 or order.remaining_total > 0
+        told = {"order": "wait", "fill": "trade", "end": order.state, "prevented": "prevented" if is_left else ""}
+        if not (state := told.get(kind, "")) or not self.listeners:
             return
-        now_ms = self._now_ms()
-        try:
-            self._journal.append({"e": "end", "u": order.uuid, "t": now_ms})
-        except OSError:
-            logger.exception("the journal cannot be written; the cancel of %s is tried again", order.uuid)
-            self._later(_RETRY_SECONDS, _bound(self._end_cancelled, order))
-            return
-        self._end(order, now_ms)
-
-    def _end(self, order: Order, now_ms: int) -> None:
-        matching.end(self.ledger, order, now_ms)
-        if order in self._resting[order.market]:
-            self._resting[order.market].remove(order)
-        self._tell(order, order.state)
-
-    def _tell(self, order: Order, state: str, fill: Fill | None = None) -> None:
-        now_ms = self._now_ms()
+        now_ms = self.now_ms()
+        fill = Fill(*entry["f"]) if kind == "fill" else None
+        currencies = (order.quote, order.base)
         body = order_views.my_order(order, state, now_ms, fill)
-        asset = order_views.my_asset(
-            self.ledger, order.account, (order.quote, order.base), str(uuid.uuid4()), now_ms
-        )  # fmt: skip
+        asset = order_views.my_asset(self.ledger, order.account, currencies, str(uuid.uuid4()), now_ms)
         for listener in self.listeners:
-            listener(order.account, "myOrder", order.market, body)
-            listener(order.account, "myAsset", order.market, asset)
-
-    # --- truth ----------------------------------------------------------------------------------------------------
+            self._journal.after(partial(listener, order.account, "myOrder", order.market, body))
+            self._journal.after(partial(listener, order.account, "myAsset", order.market, asset))
 
     def truth(self) -> list[dict[str, Any]]:
-        """Every order ever accepted, in order."""
-        return [order_views.truth_row(seq, order) for seq, order in enumerate(self.orders.values())]
+        """Every order ever accepted, in order, with what it would have got at worst and at best of its queue."""
+        bounds = self._trading.queues.bounds
+        return [order_views.truth_row(seq, order, bounds(order)) for seq, order in enumerate(self.orders.values())]
+
+    def balances(self) -> list[dict[str, str]]:
+        """What every account holds, to the last digit."""
+        money = order_views.money
+        return [
+            {"account": account, "currency": currency, "balance": money(held.available), "locked": money(held.locked)}
+            for (account, currency), held in self.ledger.holdings.items()
+        ]
 
     def fills(self) -> list[dict[str, Any]]:
-        """Every fill, with the time of the book it happened on; funds and fee in atoms."""
+        """Every fill, with time and name of the record it happened on and its order's bounds; money in atoms."""
+        bounds = self._trading.queues.bounds
         return [
-            {"order": order.uuid, "market": order.market} | fill._asdict()
+            {"order": order.uuid, "market": order.market} | fill._asdict() | order_views.bounds_row(bounds(order))
             for order in self.orders.values()
             for fill in order.fills
         ]
-
-
-def _bound(work: Callable[[Order], None], order: Order) -> Callable[[], None]:
-    return lambda: work(order)

@@ -1,4 +1,4 @@
-"""What the sandbox's parts ask of a market, whichever kind it is (`synthetic`, `recording`), and the frames it gives.
+"""What the sandbox's parts ask of a market, whichever kind it is (synthetic, recorded, followed), and its frames.
 
 A feed owns the books; the sockets only pass its frames on, and the exchange only reads and takes from its books.
 """
@@ -12,21 +12,13 @@ DEPTHS = (1, 5, 15, 30)
 
 
 class Style(NamedTuple):
-    """How a frame is spelled: short keys or long ones, inside an array or not, snapshot or not, levels."""
+    """How a frame is spelled: short keys or long ones, in an array or not, levels, snapshot or not, price grouping."""
 
     is_simple: bool
     is_list: bool
     depth: int = 30
     is_snapshot: bool = False
-
-
-class Frame(NamedTuple):
-    """One message of the stream; `spell` gives its bytes in a style (cached by the feed, shared by subscribers)."""
-
-    kind: str
-    market: str
-    exchange_ms: int
-    spell: Callable[[Style], bytes]
+    level_e8: int = 0
 
 
 class Print(NamedTuple):
@@ -37,6 +29,19 @@ class Print(NamedTuple):
     lots: int
     is_buy: bool
     sequential_id: int
+
+
+class Frame(NamedTuple):
+    """One message of the stream; `spell` gives its bytes in a style (cached by the feed, shared by subscribers)."""
+
+    kind: str
+    market: str
+    exchange_ms: int
+    spell: Callable[[Style], bytes]
+    print: Print | None = None
+    """What a trade frame tells; None for books, and where the feed keeps it in `Feed.prints` alone."""
+    source: str = ""
+    """The record it came from, for the fills that happen on it: topic/partition/offset, or file and line."""
 
 
 class MarketRow(NamedTuple):
@@ -54,6 +59,8 @@ class BookView(NamedTuple):
     bids: list[Level]
     asks: list[Level]
     exchange_ms: int
+    source: str = ""
+    """The record it came from, as in `Frame`."""
 
 
 class Feed(Protocol):
@@ -61,10 +68,17 @@ class Feed(Protocol):
 
     kind: str
     is_synthetic: bool
-    is_closed: bool
-    """Whether nothing can be traded here at all."""
+    """Whether the book is ours to change: what is taken from it is gone for everybody."""
+    has_queue: bool
+    """Whether resting orders stand behind those of a real book (recorded, followed)."""
     warm_ms: int | None
     """Market time at which the warm-up ended; None before, and where there is none."""
+    closing_e8: Callable[[str, int], int] | None
+    """Closing price before a day (market, start of the day) for trade frames; without it `opening_e8` stands there."""
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be traded here at all, whatever the market."""
 
     @property
     def is_warm(self) -> bool:
@@ -86,6 +100,9 @@ class Feed(Protocol):
 
     def take(self, market: str, taken: Sequence[Level], *, is_buy: bool) -> list[Frame]:
         """Take these sizes out of the book, where the market is ours to change; gives the frames that follow."""
+
+    def cross(self, market: str, traded: Sequence[Level], *, is_buy: bool) -> list[Frame]:
+        """Users traded with each other, the taker on this side; gives the frames of it where the market is ours."""
 
     def prints(self, market: str) -> Sequence[Print]:
         """The newest trades, oldest first."""

@@ -173,35 +173,61 @@ def _consume(
 
 
 @numba.njit(cache=True)
+def _shift(
+    m: int, size: int, is_up: bool, is_closing: bool, is_traded: bool,  # noqa: FBT001 - all by position, as elsewhere
+    bid_ticks: Ints, bid_lots: Ints, ask_ticks: Ints, ask_lots: Ints, latent: Floats, parameters: Floats, rng: Words,
+    trades: Ints, n: int,
+) -> int:  # fmt: skip
+    """Move one best quote by `size` ticks: into the spread, or away from the other side, with or without a taker."""
+    if is_up == is_closing:
+        to = bid_ticks[m, 0] + (size if is_closing else -size)
+        if is_traded:
+            n = _consume(m, 0, to, bid_ticks, bid_lots, trades, n, latent, parameters)
+        _set_best(m, 0, to, bid_ticks, bid_lots, latent, parameters, rng)
+    else:
+        to = ask_ticks[m, 0] + (-size if is_closing else size)
+        if is_traded:
+            n = _consume(m, 1, to, ask_ticks, ask_lots, trades, n, latent, parameters)
+        _set_best(m, 1, to, ask_ticks, ask_lots, latent, parameters, rng)
+    return n
+
+
+@numba.njit(cache=True)
 def _move(
     m: int, rate: float, drift_bp: float, bid_ticks: Ints, bid_lots: Ints, ask_ticks: Ints, ask_lots: Ints,
     latent: Floats, parameters: Floats, rng: Words, trades: Ints, n: int,
 ) -> int:  # fmt: skip
-    """One move of one best quote. Up and down have the same size, so without drift the mid price is a martingale."""
-    low, high = bid_ticks[m, 0], ask_ticks[m, 0]
-    spread = high - low
+    """One move of one best quote. Up and down have the same size, so without drift the mid price is a martingale.
+
+    The choice between up and down carries the drift; what it cannot carry is made up by further moves that way, so that
+    the mean of all moves is `drift_bp` a second, however strong it is.
+    """
+    spread = ask_ticks[m, 0] - bid_ticks[m, 0]
     least = int(parameters[m, SPREAD_TICKS])
     step = parameters[m, STEP_TICKS]
     size = max(int(step * (0.5 + _uniform(rng, m)) + 0.5), 1)
     is_closing = spread > least and (spread > least + 2.0 * step or _uniform(rng, m) < 0.85)
     if is_closing:
         size = min(size, spread - least)
-    bias = drift_bp / (rate * 0.5 * parameters[m, TICK_BP] * size)
-    is_up = _uniform(rng, m) < 0.5 * (1.0 + min(max(bias, -0.95), 0.95))
+    half_tick_bp = 0.5 * parameters[m, TICK_BP]
+    wanted_bp = drift_bp / rate
+    bias = min(max(wanted_bp / (half_tick_bp * size), -0.95), 0.95)
+    is_up = _uniform(rng, m) < 0.5 * (1.0 + bias)
     is_traded = not is_closing and _uniform(rng, m) < 0.5
-    if is_closing:
-        if is_up:
-            _set_best(m, 0, low + size, bid_ticks, bid_lots, latent, parameters, rng)
-        else:
-            _set_best(m, 1, high - size, ask_ticks, ask_lots, latent, parameters, rng)
-    elif is_up:
-        if is_traded:
-            n = _consume(m, 1, high + size, ask_ticks, ask_lots, trades, n, latent, parameters)
-        _set_best(m, 1, high + size, ask_ticks, ask_lots, latent, parameters, rng)
-    else:
-        if is_traded:
-            n = _consume(m, 0, low - size, bid_ticks, bid_lots, trades, n, latent, parameters)
-        _set_best(m, 0, low - size, bid_ticks, bid_lots, latent, parameters, rng)
+    n = _shift(
+        m, size, is_up, is_closing, is_traded, bid_ticks, bid_lots, ask_ticks, ask_lots, latent, parameters, rng,
+        trades, n,
+    )  # fmt: skip
+    left_bp = abs(wanted_bp - bias * half_tick_bp * size)
+    while left_bp > 1e-9:
+        spread = ask_ticks[m, 0] - bid_ticks[m, 0]
+        size = min(int(step), spread - least) if spread > least else int(step)
+        if _uniform(rng, m) < left_bp / (half_tick_bp * size):
+            n = _shift(
+                m, size, wanted_bp > 0.0, spread > least, False, bid_ticks, bid_lots, ask_ticks, ask_lots, latent,
+                parameters, rng, trades, n,
+            )  # fmt: skip
+        left_bp -= half_tick_bp * size
     return n
 
 
@@ -268,133 +294,147 @@ def step(
 
 
 # --- spelling ---------------------------------------------------------------------------------------------------
+# Unsigned throughout: signed indices and divisions cost numba extra steps at every digit.
+
+Word = np.uint64
+_PAIRS: Bytes = np.frombuffer("".join(f"{pair:02d}" for pair in range(100)).encode(), dtype=np.uint8).copy()
+_0, _1, _2, _3, _10, _100 = Word(0), Word(1), Word(2), Word(3), Word(10), Word(100)
+_1E4, _1E5, _1E8, _1E15 = Word(10_000), Word(100_000), Word(100_000_000), Word(1_000_000_000_000_000)
 
 
 @numba.njit(cache=True)
-def _digits(out: Bytes, at: int, value: int) -> int:
+def _pair(out: Bytes, at: Word, value: Word) -> Word:
+    """Two digits."""
+    out[at] = _PAIRS[value * _2]
+    out[at + _1] = _PAIRS[value * _2 + _1]
+    return at + _2
+
+
+@numba.njit(cache=True)
+def _eight(out: Bytes, at: Word, value: Word) -> Word:
+    """Eight digits, with leading zeros."""
+    high = value // _1E4
+    low = value - high * _1E4
+    at = _pair(out, at, high // _100)
+    at = _pair(out, at, high % _100)
+    at = _pair(out, at, low // _100)
+    return _pair(out, at, low % _100)
+
+
+@numba.njit(cache=True)
+def _digits(out: Bytes, at: Word, value: Word) -> Word:
     """A whole number in decimal."""
-    if value == 0:
-        out[at] = 48
-        return at + 1
-    length = 0
+    end = at + _1
     rest = value
-    while rest:
-        rest //= 10
-        length += 1
-    for i in range(at + length - 1, at - 1, -1):
-        out[i] = 48 + value % 10
-        value //= 10
-    return at + length
-
-
-@numba.njit(cache=True)
-def _fraction(out: Bytes, at: int, value: int, width: int) -> int:
-    """`value` with leading zeros up to `width` digits."""
-    for i in range(at + width - 1, at - 1, -1):
-        out[i] = 48 + value % 10
-        value //= 10
-    return at + width
-
-
-@numba.njit(cache=True)
-def _fixed(out: Bytes, at: int, e8: int) -> int:
-    """Eight decimals: the DEFAULT format's sizes (`0.00077720`)."""
-    at = _digits(out, at, e8 // 100_000_000)
-    out[at] = 46
-    return _fraction(out, at + 1, e8 % 100_000_000, 8)
-
-
-@numba.njit(cache=True)
-def _stripped(out: Bytes, at: int, e8: int, least: int) -> int:
-    """Plain decimal without trailing zeros, at least `least` decimals."""
-    at = _digits(out, at, e8 // 100_000_000)
-    rest = e8 % 100_000_000
-    width = 8
-    while width > least and rest % 10 == 0:
-        rest //= 10
-        width -= 1
-    if width == 0:
-        return at
-    out[at] = 46
-    return _fraction(out, at + 1, rest, width)
-
-
-@numba.njit(cache=True)
-def _java(out: Bytes, at: int, e8: int) -> int:
-    """As Java spells a double: `3040.0`, `0.06288509`, and `1.16539E8`, `7.9276E-4` outside [1e-3, 1e7)."""
-    if e8 == 0 or 100_000 <= e8 < 1_000_000_000_000_000:
-        return _stripped(out, at, e8, 1)
-    power = 0
-    scale = 1
-    while e8 // scale >= 10:
-        scale *= 10
-        power += 1
-    out[at] = 48 + e8 // scale
-    out[at + 1] = 46
-    at += 2
-    rest = e8 % scale
-    width = power
-    while width > 1 and rest % 10 == 0:
-        rest //= 10
-        width -= 1
-    if width == 0:
-        out[at] = 48
-        at += 1
-    else:
-        at = _fraction(out, at, rest, width)
-    out[at] = 69
-    at += 1
-    exponent = power - 8
-    if exponent < 0:
-        out[at] = 45
-        at += 1
-        exponent = -exponent
-    return _digits(out, at, exponent)
-
-
-JAVA, FIXED, PLAIN = range(3)
-
-
-@numba.njit(cache=True)
-def spell(out: Bytes, at: int, e8: int, style: int) -> int:
-    """Write the number `e8` x 1e-8 at `at` in one of the three styles; returns the position behind it."""
-    end: int
-    if style == JAVA:
-        end = _java(out, at, e8)
-    elif style == FIXED:
-        end = _fixed(out, at, e8)
-    else:
-        end = _stripped(out, at, e8, 0)
+    while rest >= _10:
+        rest = rest // _10
+        end += _1
+    i = end
+    while value >= _10:
+        rest = value // _100
+        i -= _2
+        _pair(out, i, value - rest * _100)
+        value = rest
+    if i > at:
+        out[at] = np.uint8(48) + np.uint8(value)
     return end
 
 
 @numba.njit(cache=True)
-def _copy(out: Bytes, at: int, text: Bytes) -> int:
-    for i in range(text.shape[0]):
-        out[at + i] = text[i]
-    return at + len(text)
+def _scientific(out: Bytes, at: Word, e8: Word) -> Word:
+    """As Java spells a double outside [1e-3, 1e7): `1.16539E8`, `7.9276E-4`."""
+    end = _digits(out, at + _1, e8)
+    exponent = int(end - at) - 10
+    out[at] = out[at + _1]
+    out[at + _1] = 46
+    while end > at + _3 and out[end - _1] == 48:
+        end -= _1
+    if end == at + _2:
+        out[end] = 48
+        end += _1
+    out[end] = 69
+    end += _1
+    if exponent < 0:
+        out[end] = 45
+        end += _1
+        exponent = -exponent
+    return _digits(out, end, Word(exponent))
+
+
+JAVA, FIXED, PLAIN = range(3)
+"""`3040.0` or `1.16539E8`; eight decimals (`0.00077720`); without trailing zeros (`3040`, `0.0007772`)."""
 
 
 @numba.njit(cache=True)
-def spell_levels(
-    out: Bytes, ask_prices: Ints, ask_lots: Ints, bid_prices: Ints, bid_lots: Ints, depth: int, price_style: int,
-    size_style: int, ask_price: Bytes, bid_price: Bytes, ask_size: Bytes, bid_size: Bytes,
-) -> int:  # fmt: skip
-    """Write `depth` levels as JSON objects, comma between them; the last four arguments are the key texts.
+def _spell(out: Bytes, at: Word, e8: Word, style: int) -> Word:
+    if style == JAVA and e8 != _0 and (e8 < _1E5 or e8 >= _1E15):
+        return _scientific(out, at, e8)
+    whole = e8 // _1E8
+    rest = e8 - whole * _1E8
+    at = _digits(out, at, whole)
+    if rest == _0 and style != FIXED:
+        if style == JAVA:
+            out[at] = 46
+            out[at + _1] = 48
+            at += _2
+        return at
+    out[at] = 46
+    at = _eight(out, at + _1, rest)
+    if style != FIXED:
+        while out[at - _1] == 48:
+            at -= _1
+    return at
 
-    Prices and lots are e8 integers; a side that has fewer levels is padded with zeros, as the exchange does.
+
+@numba.njit(cache=True)
+def spell(out: Bytes, at: int, e8: int, style: int) -> int:
+    """Write the number `e8` x 1e-8 (not negative) at `at` in a style; returns the position behind it."""
+    return int(_spell(out, Word(at), Word(e8), style))
+
+
+@numba.njit(cache=True)
+def _copy(out: Bytes, at: Word, texts: Bytes, ends: Words, number: int) -> Word:
+    """Text `number` of those that stand in `texts` one behind another."""
+    for i in range(ends[number], ends[number + 1]):
+        out[at] = texts[i]
+        at += _1
+    return at
+
+
+@numba.njit(cache=True)
+def _level(
+    out: Bytes, at: Word, values: Ints, i: int, unit: int, style: int, texts: Bytes, ends: Words, number: int
+) -> Word:  # fmt: skip
+    """One key and its number; zero where the side has fewer levels."""
+    at = _copy(out, at, texts, ends, number)
+    return _spell(out, at, Word(values[i] * unit) if i < values.shape[0] else _0, style)
+
+
+@numba.njit(cache=True)
+def spell_book(
+    out: Bytes, ask_prices: Ints, ask_lots: Ints, bid_prices: Ints, bid_lots: Ints, unit: int, depth: int,
+    price_style: int, size_style: int, texts: Bytes, ends: Words,
+) -> int:  # fmt: skip
+    """Write total ask size, total bid size and `depth` levels of a book as JSON; gives the length.
+
+    Prices are multiples of `unit`, which is in e8 like the lots. A side that has fewer levels is padded with zeros, as
+    the exchange does. `texts` stands between the numbers: before either total, before the levels, the four keys.
     """
-    at = 0
+    at = _0
+    for side in range(2):
+        lots = ask_lots if side == 0 else bid_lots
+        total = 0
+        for i in range(min(depth, lots.shape[0])):
+            total += lots[i]
+        at = _copy(out, at, texts, ends, side)
+        at = _spell(out, at, Word(total), size_style)
+    at = _copy(out, at, texts, ends, 2)
     for i in range(depth):
-        at = _copy(out, at, ask_price)
-        at = spell(out, at, ask_prices[i] if i < ask_prices.shape[0] else 0, price_style)
-        at = _copy(out, at, bid_price)
-        at = spell(out, at, bid_prices[i] if i < bid_prices.shape[0] else 0, price_style)
-        at = _copy(out, at, ask_size)
-        at = spell(out, at, ask_lots[i] if i < ask_lots.shape[0] else 0, size_style)
-        at = _copy(out, at, bid_size)
-        at = spell(out, at, bid_lots[i] if i < bid_lots.shape[0] else 0, size_style)
+        at = _level(out, at, ask_prices, i, unit, price_style, texts, ends, 3)
+        at = _level(out, at, bid_prices, i, unit, price_style, texts, ends, 4)
+        at = _level(out, at, ask_lots, i, 1, size_style, texts, ends, 5)
+        at = _level(out, at, bid_lots, i, 1, size_style, texts, ends, 6)
         out[at] = 125
-        out[at + 1] = 44
-        at += 2
-    return at - 1
+        out[at + _1] = 44
+        at += _2
+    return int(at - _1)

@@ -10,13 +10,15 @@ from typing import Any, cast
 
 from producers.sandbox.refusals import OrderRefused
 from streams.market.ledger import ATOMS_PER_LOT
-from streams.market.matching import NOTIONAL, Kind, Level
+from streams.market.matching import NOTIONAL, Kind, Level, Order
 from streams.market.ticks import E8, is_on_tick
 
 _NUMBER = re.compile(r"^\d{1,20}(?:\.(\d*))?$", re.ASCII)
 _KINDS = ("limit", "price", "market", "best")
 _TIMES = ("ioc", "fok", "post_only")
 _SMP = ("cancel_maker", "cancel_taker", "reduce")
+SMP_DEFAULTS = ("", "cancel_maker")
+"""What an order that names no mode has: until November 2026 nothing, `cancel_maker` since (as announced)."""
 
 FEE_E4 = {"KRW": 5, "BTC": 25, "USDT": 25}
 MINIMUM_E8 = {"KRW": 5_000 * E8, "BTC": E8 // 20_000, "USDT": E8 // 2}
@@ -38,6 +40,21 @@ class OrderRequest:
     identifier: str
     smp_type: str
 
+    @classmethod
+    def of(cls, order: Order) -> "OrderRequest":
+        """What would ask for an order like this one."""
+        return cls(
+            market=order.market,
+            is_buy=order.is_buy,
+            kind=order.kind,
+            price_e8=order.price_e8,
+            total_e8=None if order.total is None else order.total // ATOMS_PER_LOT,
+            lots=order.lots,
+            time_in_force=order.time_in_force,
+            identifier=order.identifier,
+            smp_type=order.smp_type,
+        )
+
     @property
     def side(self) -> str:
         """As error names end."""
@@ -49,9 +66,8 @@ class OrderRequest:
         return self.market.partition("-")[0]
 
 
-def identifier_of(body: Mapping[str, Any]) -> str:
-    """The request's identifier, `""` where there is none; raises `OrderRefused` for one that cannot be used."""
-    value = body.get("identifier")
+def identifier_of(value: object) -> str:
+    """An identifier, `""` where there is none; raises `OrderRefused` for one that cannot be used."""
     if value is None:
         return ""
     if not isinstance(value, str) or not 1 <= len(value) <= 64:
@@ -59,8 +75,11 @@ def identifier_of(body: Mapping[str, Any]) -> str:
     return value
 
 
-def read(body: Mapping[str, Any]) -> OrderRequest:
-    """Check shape and combination of the fields; raises `OrderRefused`."""
+def read(body: Mapping[str, Any], smp_default: str = "") -> OrderRequest:
+    """Check shape and combination of the fields; raises `OrderRefused`.
+
+    `smp_default` is one of `SMP_DEFAULTS`.
+    """
     market = body.get("market")
     if not isinstance(market, str) or not market:
         raise OrderRefused("validation_error", "market is missing")
@@ -85,8 +104,8 @@ def read(body: Mapping[str, Any]) -> OrderRequest:
         total_e8=price if is_total else None,
         lots=lots,
         time_in_force=_time_in_force(body, str(kind)),
-        identifier=identifier_of(body),
-        smp_type=_smp(body),
+        identifier=identifier_of(body.get("identifier")),
+        smp_type=_smp(body, smp_default),
     )
 
 
@@ -114,13 +133,14 @@ def _time_in_force(body: Mapping[str, Any], kind: str) -> str:
     return value or ""
 
 
-def _smp(body: Mapping[str, Any]) -> str:
+def _smp(body: Mapping[str, Any], default: str) -> str:
     value = body.get("smp_type")
+    is_post_only = body.get("time_in_force") == "post_only"
     if value is None:
-        return ""
-    if value not in _SMP:
+        return "none" if default and is_post_only else default
+    if value not in (*_SMP, "none") or (value == "none" and not default):
         raise OrderRefused("invalid_parameter", "smp_type does not have a valid value")
-    if body.get("time_in_force") == "post_only":
+    if is_post_only and value != "none":
         raise OrderRefused("invalid_post_only")
     return str(value)
 
@@ -134,7 +154,8 @@ def check_amounts(request: OrderRequest, at_ms: int, bids: list[Level], asks: li
     if total < MINIMUM_E8[request.quote] * ATOMS_PER_LOT:
         raise OrderRefused(f"under_min_total_{side}")
     if total > MAXIMUM_E8[request.quote] * ATOMS_PER_LOT:
-        raise OrderRefused(f"over_krw_funds_{side}")
+        most = f"{MAXIMUM_E8[request.quote] // E8} {request.quote}"
+        raise OrderRefused(f"over_krw_funds_{side}", f"최대 주문 가능 금액 {most} 보다 작은 주문을 입력해 주세요.")
     if request.kind == "price":
         shown = sum(level.price_e8 * level.lots for level in asks) * NOTIONAL
         if total > shown:

@@ -3,11 +3,13 @@ private websocket's messages. Pure; called by `rest` and `private`.
 """
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from infra.upbit.wire import korean_time, plain_e8, scaled_text
 from streams.market.ledger import ATOM_DIGITS, ATOMS_PER_LOT, Holding, Ledger
 from streams.market.matching import Fill, Order
+from streams.market.queue import Bounds
 
 
 def money(atoms: int) -> str:
@@ -33,13 +35,13 @@ def order_body(order: Order, *, has_funds: bool = False, has_trades: bool = Fals
     if not is_total:
         body["volume"] = plain_e8(order.lots or 0)
         body["remaining_volume"] = plain_e8(order.remaining_lots)
-        body["prevented_volume"] = "0"
+        body["prevented_volume"] = plain_e8(order.prevented_lots)
     body |= {
         "reserved_fee": money(order.reserved_fee),
         "remaining_fee": money(order.remaining_fee),
         "paid_fee": money(order.paid_fee),
         "locked": money(order.locked),
-        "prevented_locked": "0",
+        "prevented_locked": money(order.prevented_locked),
         "executed_volume": plain_e8(order.executed_lots),
     }
     if has_funds:
@@ -69,6 +71,20 @@ def _trade_body(order: Order, fill: Fill) -> dict[str, Any]:
     }
 
 
+def batch_body(cancelled: Iterable[Order], failed: Iterable[Order]) -> dict[str, Any]:
+    """What a cancel of many orders answers."""
+
+    def part(orders: Iterable[Order]) -> dict[str, Any]:
+        rows = [
+            {"uuid": order.uuid, "market": order.market}
+            | ({"identifier": order.identifier} if order.identifier else {})
+            for order in orders
+        ]
+        return {"count": len(rows), "orders": rows}
+
+    return {"success": part(cancelled), "failed": part(failed)}
+
+
 def account_body(currency: str, held: Holding, quote: str = "KRW") -> dict[str, Any]:
     """One currency; amounts are cut to eight decimals."""
     is_quote = currency == quote
@@ -82,7 +98,21 @@ def account_body(currency: str, held: Holding, quote: str = "KRW") -> dict[str, 
     }
 
 
-def truth_row(seq: int, order: Order) -> dict[str, Any]:
+def bounds_row(bounds: Bounds) -> dict[str, str]:
+    """The lots that an order would have got at worst and at best of its queue; equal where there was none."""
+    return {
+        "pessimistic_volume": plain_e8(bounds.pessimistic),
+        "optimistic_volume": plain_e8(bounds.optimistic),
+    }
+
+
+def _price(order: Order) -> str | None:
+    if order.total is not None:
+        return money(order.total)
+    return None if order.price_e8 is None else plain_e8(order.price_e8)
+
+
+def truth_row(seq: int, order: Order, bounds: Bounds) -> dict[str, Any]:
     """One line of the exchange's own truth."""
     return {
         "seq": seq,
@@ -92,14 +122,18 @@ def truth_row(seq: int, order: Order) -> dict[str, Any]:
         "market": order.market,
         "side": "bid" if order.is_buy else "ask",
         "ord_type": order.kind,
+        "price": _price(order),
+        "volume": None if order.lots is None else plain_e8(order.lots),
         "state": order.state,
         "executed_volume": plain_e8(order.executed_lots),
         "executed_funds": money(order.executed_funds),
         "paid_fee": money(order.paid_fee),
+        "prevented_volume": plain_e8(order.prevented_lots),
+        "prevented_locked": money(order.prevented_locked),
         "trades_count": len(order.fills),
         "created_ms": order.created_ms,
         "ended_ms": order.ended_ms,
-    }
+    } | bounds_row(bounds)
 
 
 _LONG_TO_SHORT = {
@@ -120,7 +154,7 @@ class Number(str):
 
 
 def my_order(order: Order, state: str, now_ms: int, fill: Fill | None = None) -> dict[str, Any]:
-    """A myOrder message: `wait`, `trade` (with its fill), `done` or `cancel`."""
+    """A myOrder message: `wait`, `trade` (with its fill), `prevented`, `done` or `cancel`."""
     if fill is not None:
         price: str | None = plain_e8(fill.price_e8)
     elif order.total is not None:
@@ -154,8 +188,8 @@ def my_order(order: Order, state: str, now_ms: int, fill: Fill | None = None) ->
         "is_maker": None if fill is None else fill.is_maker,
         "identifier": order.identifier or None,
         "smp_type": order.smp_type or None,
-        "prevented_volume": Number("0"),
-        "prevented_locked": Number("0"),
+        "prevented_volume": Number(plain_e8(order.prevented_lots)),
+        "prevented_locked": Number(money(order.prevented_locked)),
         "trade_timestamp": None if last is None else last.at_ms,
         "order_timestamp": order.created_ms // 1000 * 1000,
         "timestamp": now_ms,

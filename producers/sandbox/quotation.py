@@ -1,176 +1,239 @@
-"""REST quotation: market/all, orderbook/instruments, trades/ticks, as the producers' back-fill needs them.
+"""REST quotation: markets, candles, trades, tickers, order books and instruments, as the exchange answers them.
 
-Called by the server. Errors carry an integer name, as the exchange's quotation side does.
+Called by the server, which mounts `routes`; the guard around requests counts them and tells `Remaining-Req`. Errors
+carry an integer name, as the exchange's quotation side does.
 """
 
-from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+import gzip
+import hashlib
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import islice, takewhile
 
 from aiohttp import web
+from multidict import MultiMapping
 
 from infra.upbit.wire import plain_e8
+from producers.sandbox import quotation_queries as queries
+from producers.sandbox import quotation_views as views
+from producers.sandbox.candle_rows import Candle
+from producers.sandbox.candles import Candles
 from producers.sandbox.configuration import dump
-from producers.sandbox.feeds import Feed, Print
+from producers.sandbox.feeds import Feed, MarketRow
+from producers.sandbox.grouping import group_levels, levels_e8
+from producers.sandbox.notices import Notices
+from producers.sandbox.periods import DAY_MS, MINUTES
+from producers.sandbox.quotation_queries import INVALID, NOT_FOUND, QuotationError
+from producers.sandbox.tickers import Tickers
 from streams.market.ticks import E8
 
-_DAY_MS = 86_400_000
-_INVALID = "Invalid parameter. Check the given value!"
-_TYPE = "Type mismatch error. Check the parameters type!"
-_MISSING = "Missing request parameter error. Check the required parameters!"
-_NOT_FOUND = "Code not found"
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+MOST_CANDLES = 200
+MOST_TICKS = 500
+MOST_LEVELS = 30
+SECONDS_HELD_MS = 90 * DAY_MS
+"""Candles of a second are given for three months."""
+_LEAST_TO_PACK = 256
+_QUIET = {
+    "Cache-Control": "no-cache, no-store, max-age=0, must-revalidate",
+    "Pragma": "no-cache",
+    "Expires": "0",
+    "Limit-By-Ip": "Yes",
+    "Vary": "origin,access-control-request-method,access-control-request-headers,accept-encoding",
+}
 
 
-class QuotationError(Exception):
-    """Answered as `{"error":{"name":<status>,"message":...}}`."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
+def answer(value: object, group: str = "default", status: int = 200) -> web.Response:
+    """A JSON answer without a request, for errors; the guard adds what is left of the group."""
+    _ = group
+    return web.Response(text=dump(value), status=status, content_type="application/json", headers=_QUIET)
 
 
-def answer(value: object, group: str, status: int = 200) -> web.Response:
-    """A JSON answer with the quotation side's headers."""
-    headers = {
-        "Remaining-Req": f"group={group}; min=600; sec=9",
-        "Limit-By-Ip": "Yes",
-        "Cache-Control": "no-cache, no-store, max-age=0, must-revalidate",
-    }
-    return web.Response(text=dump(value), status=status, content_type="application/json", headers=headers)
+def _spelled(request: web.Request, text: str) -> web.Response:
+    """A spelled answer, packed where the client takes it so; 304 where it has it already."""
+    body = text.encode()
+    digest = hashlib.md5(body, usedforsecurity=False).hexdigest()  # the exchange's own tags are made so
+    headers = _QUIET | {"ETag": f'W/"0{digest}"'}
+    if request.headers.get("If-None-Match") == headers["ETag"]:
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = "application/json;charset=UTF-8"
+    accepted = (part.partition(";") for part in request.headers.get("Accept-Encoding", "").lower().split(","))
+    if len(body) >= _LEAST_TO_PACK and any(
+        name.strip() == "gzip" and weight.replace(" ", "") not in {"q=0", "q=0.0"} for name, _, weight in accepted
+    ):
+        body = gzip.compress(body, 4, mtime=0)
+        headers["Content-Encoding"] = "gzip"
+    return web.Response(body=body, headers=headers)
 
 
 class Quotation:
     """The handlers."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, candles: Candles, tickers: Tickers, notices: Notices) -> None:
         self._feed = feed
+        self._candles = candles
+        self._tickers = tickers
+        self._notices = notices
 
     def routes(self) -> list[web.RouteDef]:
         """What the server mounts."""
         return [
             web.get("/v1/market/all", self.markets),
-            web.get("/v1/orderbook/instruments", self.instruments),
+            web.get("/v1/candles/minutes/{unit}", self.minutes),
+            *(
+                web.get(f"/v1/candles/{name}", self._candles_of(unit))
+                for name, unit in (
+                    ("seconds", "1s"),
+                    ("days", "1d"),
+                    ("weeks", "1w"),
+                    ("months", "1M"),
+                    ("years", "1y"),
+                )
+            ),
             web.get("/v1/trades/ticks", self.ticks),
+            web.get("/v1/ticker", self.tickers),
+            web.get("/v1/ticker/all", self.all_tickers),
+            web.get("/v1/orderbook", self.books),
+            web.get("/v1/orderbook/instruments", self.instruments),
+            web.get("/v1/orderbook/supported_levels", self.levels),
         ]
+
+    # --- markets --------------------------------------------------------------------------------------------------
+
+    def _listed(self, query: MultiMapping[str], name: str) -> list[MarketRow]:
+        """The markets that a call names (several also as repeated parameters); one that nobody lists is not found."""
+        queries.required(query, name)
+        wanted = ",".join(query.getall(name)) if name == "markets" else query[name]
+        rows = {row.market: row for row in self._feed.markets()}
+        codes = wanted.split(",") if name == "markets" else [wanted]
+        if any(code not in rows for code in codes):
+            raise QuotationError(404, NOT_FOUND)
+        return [rows[code] for code in codes]
 
     async def markets(self, request: web.Request) -> web.Response:
         """Every listed market; with `is_details=true` the caution flags."""
-        is_detailed = _boolean(request.query, "is_details")
+        is_detailed = queries.boolean(request.query, "is_details")
         rows = []
         for row in self._feed.markets():
             line: dict[str, object] = {
                 "market": row.market, "korean_name": row.korean_name, "english_name": row.english_name
             }  # fmt: skip
             if is_detailed:
-                line["market_event"] = {
-                    "warning": False,
-                    "caution": dict.fromkeys(
-                        (
-                            "PRICE_FLUCTUATIONS", "TRADING_VOLUME_SOARING", "DEPOSIT_AMOUNT_SOARING",
-                            "GLOBAL_PRICE_DIFFERENCES", "CONCENTRATION_OF_SMALL_ACCOUNTS",
-                        ),
-                        False,
-                    ),
-                }  # fmt: skip
+                line["market_event"] = self._notices.of(row.market).event()
             rows.append(line)
-        return answer(rows, "market")
+        return _spelled(request, dump(rows))
 
     async def instruments(self, request: web.Request) -> web.Response:
         """Tick size and grouping levels of some markets."""
-        wanted = _required(request.query, "markets").split(",")
-        rows = {row.market: row for row in self._feed.markets()}
-        if any(market not in rows for market in wanted):
-            raise QuotationError(404, _NOT_FOUND)
+        lines = [
+            {
+                "market": row.market,
+                "quote_currency": row.market.partition("-")[0],
+                "tick_size": plain_e8(row.tick_e8),
+                "supported_levels": [plain_e8(level) for level in levels_e8(row.market, row.tick_e8)],
+            }
+            for row in self._listed(request.query, "markets")
+        ]
+        return _spelled(request, dump(lines))
+
+    async def levels(self, request: web.Request) -> web.Response:
+        """The call that was replaced by `instruments`, still answered."""
+        lines = [
+            f'{{"market":"{row.market}","supported_levels":'
+            f"{views.listed([plain_e8(level) for level in levels_e8(row.market, row.tick_e8)])}}}"
+            for row in self._listed(request.query, "markets")
+        ]
+        return _spelled(request, views.listed(lines))
+
+    # --- candles --------------------------------------------------------------------------------------------------
+
+    def _candles_of(self, unit: str) -> Handler:
+        async def handler(request: web.Request) -> web.Response:
+            return self._candle_answer(request, unit)
+
+        return handler
+
+    async def minutes(self, request: web.Request) -> web.Response:
+        """Candles of some minutes."""
+        minutes = queries.whole(request.match_info["unit"])
+        if minutes not in MINUTES:
+            raise QuotationError(400, INVALID)
+        return self._candle_answer(request, f"{minutes}m")
+
+    def _candle_answer(self, request: web.Request, unit: str) -> web.Response:
+        (row,) = self._listed(request.query, "market")
+        count = queries.integer(request.query, "count", 1, 1, MOST_CANDLES)
+        to_ms = queries.moment_ms(request.query.get("to"))
+        found: Iterator[Candle] = self._candles.before(row.market, unit, to_ms)
+        if unit == "1s":
+            oldest_ms = self._feed.clock_ms - SECONDS_HELD_MS
+            found = takewhile(lambda candle: candle.start_ms >= oldest_ms, found)
+        if unit == "1d":
+            return _spelled(request, views.listed(self._days(request.query, row.market, count, found)))
+        lines = [views.candle_line(row.market, unit, candle) for candle in islice(found, count)]
+        return _spelled(request, views.listed(lines))
+
+    def _days(self, query: Mapping[str, str], market: str, count: int, found: Iterator[Candle]) -> list[str]:
+        unit = query.get("converting_price_unit", "")
+        if unit not in {"", "KRW"}:
+            raise QuotationError(400, INVALID)
+        days = list(islice(found, count + 1))
         lines = []
-        for market in wanted:
-            tick = rows[market].tick_e8
-            is_won = market.startswith("KRW-")
-            levels = ["0"] + [plain_e8(tick * 10**power) for power in range(1, 6)] if is_won else ["0"]
-            lines.append(
-                {
-                    "market": market,
-                    "quote_currency": market.partition("-")[0],
-                    "tick_size": plain_e8(tick),
-                    "supported_levels": levels,
-                }
-            )
-        return answer(lines, "orderbook")
+        for i, day in enumerate(days[:count]):
+            closing_e8 = days[i + 1].close_e8 if i + 1 < len(days) else self._tickers.closing_e8(market, day.start_ms)
+            converted_e8 = self._in_won(market, day) if unit else None
+            lines.append(views.candle_line(market, "1d", day, closing_e8, converted_e8))
+        return lines
+
+    def _in_won(self, market: str, day: Candle) -> int | None:
+        """A day's closing price in won; None where its quote currency has no price in won that day."""
+        quote = market.partition("-")[0]
+        if quote == "KRW":
+            return day.close_e8
+        other = next(self._candles.before(f"KRW-{quote}", "1d", day.start_ms + 1), None)
+        return None if other is None else day.close_e8 * other.close_e8 // E8
+
+    # --- trades, tickers, books -----------------------------------------------------------------------------------
 
     async def ticks(self, request: web.Request) -> web.Response:
-        """The newest trades before a time or a cursor, newest first."""
+        """A day's trades before a time or a cursor, newest first."""
         query = request.query
-        market = _required(query, "market")
-        if market not in {row.market for row in self._feed.markets()}:
-            raise QuotationError(404, _NOT_FOUND)
-        count = _integer(query, "count", 1)
-        days_ago = _integer(query, "days_ago", 0)
-        cursor = _integer(query, "cursor", 0)
-        if not 1 <= count <= 500 or ("days_ago" in query and not 1 <= days_ago <= 7):
-            raise QuotationError(400, _INVALID)
-        before_ms = _before_ms(query.get("to"), days_ago, self._feed.clock_ms)
-        rows: list[Print] = []
-        for trade in reversed(self._feed.prints(market)):
-            if (cursor and trade.sequential_id >= cursor) or trade.trade_ms >= before_ms:
+        (row,) = self._listed(query, "market")
+        count = queries.integer(query, "count", 1, 1, MOST_TICKS)
+        days_ago = queries.integer(query, "days_ago", 0, 1, 7)
+        cursor = queries.integer(query, "cursor", 1 << 62, 0, 1 << 63)
+        from_ms, to_ms = queries.day_span(query.get("to"), days_ago, self._feed.clock_ms)
+        trades = self._candles.prints(row.market, from_ms, to_ms)
+        closing_e8 = self._tickers.closing_e8(row.market, from_ms)
+        lines = (views.tick_line(row.market, trade, closing_e8) for trade in trades if trade.sequential_id < cursor)
+        return _spelled(request, views.listed(list(islice(lines, count))))
+
+    def _ticker_answer(self, request: web.Request, markets: list[str]) -> web.Response:
+        rows = (self._tickers.row(market) for market in markets)
+        return _spelled(request, views.listed([views.ticker_line(row) for row in rows if row is not None]))
+
+    async def tickers(self, request: web.Request) -> web.Response:
+        """The tickers of some markets; one without any trade yet has none."""
+        return self._ticker_answer(request, [row.market for row in self._listed(request.query, "markets")])
+
+    async def all_tickers(self, request: web.Request) -> web.Response:
+        """The tickers of all markets of some quote currencies."""
+        quotes = set(queries.required(request.query, "quote_currencies").split(","))
+        markets = [row.market for row in self._feed.markets()]
+        return self._ticker_answer(request, [market for market in markets if market.partition("-")[0] in quotes])
+
+    async def books(self, request: web.Request) -> web.Response:
+        """The order books of some markets; an unsupported grouping gives none."""
+        rows = self._listed(request.query, "markets")
+        count = queries.integer(request.query, "count", MOST_LEVELS, 1, MOST_LEVELS)
+        level = queries.level_e8(request.query.get("level", "0"))
+        lines = []
+        for row in rows:
+            book = self._feed.book(row.market)
+            if book is None or level not in levels_e8(row.market, row.tick_e8):
                 continue
-            rows.append(trade)
-            if len(rows) == count:
-                break
-        opening = self._feed.opening_e8(market)
-        return answer([_tick_row(market, trade, opening) for trade in rows], "crix-trades")
-
-
-def _tick_row(market: str, trade: Print, opening_e8: int) -> dict[str, object]:
-    moment = datetime.fromtimestamp(trade.trade_ms // 1000, UTC)
-    return {
-        "market": market,
-        "trade_date_utc": f"{moment:%Y-%m-%d}",
-        "trade_time_utc": f"{moment:%H:%M:%S}",
-        "timestamp": trade.trade_ms,
-        "trade_price": trade.price_e8 / E8,
-        "trade_volume": trade.lots / E8,
-        "prev_closing_price": opening_e8 / E8,
-        "change_price": (trade.price_e8 - opening_e8) / E8,
-        "ask_bid": "BID" if trade.is_buy else "ASK",
-        "sequential_id": trade.sequential_id,
-    }
-
-
-def _before_ms(to: str | None, days_ago: int, now_ms: int) -> int:
-    """Exclusive upper bound: a UTC time of day, today or `days_ago` days back; no bound where neither is given."""
-    if to is None and days_ago == 0:
-        return now_ms + _DAY_MS
-    day = datetime.fromtimestamp(now_ms / 1000, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    day -= timedelta(days=days_ago)
-    if to is None:
-        return int(day.timestamp() * 1000) + _DAY_MS
-    for form in ("%H%M%S", "%H:%M:%S"):
-        try:
-            moment = datetime.strptime(to, form).replace(tzinfo=UTC)
-        except ValueError:
-            continue
-        day += timedelta(hours=moment.hour, minutes=moment.minute, seconds=moment.second)
-        return int(day.timestamp() * 1000)
-    raise QuotationError(400, _INVALID)
-
-
-def _required(query: Mapping[str, str], name: str) -> str:
-    value = query.get(name, "")
-    if not value:
-        raise QuotationError(400, _MISSING)
-    return value
-
-
-def _integer(query: Mapping[str, str], name: str, default: int) -> int:
-    text = query.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise QuotationError(400, _TYPE)
-    return int(text)
-
-
-def _boolean(query: Mapping[str, str], name: str) -> bool:
-    text = query.get(name, "false").lower()
-    if text not in {"true", "false"}:
-        raise QuotationError(400, _TYPE)
-    return text == "true"
+            bids, asks = (
+                group_levels(side, level, is_bid=is_bid) for side, is_bid in ((book.bids, True), (book.asks, False))
+            )
+            lines.append(views.book_line(row.market, book.exchange_ms, bids, asks, count, level))
+        return _spelled(request, views.listed(lines))

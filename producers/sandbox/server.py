@@ -10,7 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Coroutine
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import uvloop
 from aiohttp import web
@@ -18,20 +18,31 @@ from aiohttp import web
 from infra.errors import AlreadyRunning
 from infra.servers.ports import claim_port
 from infra.settings import Settings
-from producers.sandbox.closed import ClosedMarket
+from producers.sandbox import http_log
+from producers.sandbox.authority import keep_authority
+from producers.sandbox.candles import Candles
+from producers.sandbox.clock import MarketClock
 from producers.sandbox.configuration import Configuration, from_settings, keep_secret
 from producers.sandbox.control import Control
-from producers.sandbox.drivers import drive_recording, drive_synthetic, open_synthetic, wall_ms
+from producers.sandbox.derived import Derived
+from producers.sandbox.drivers import wall_ms
 from producers.sandbox.exchange import Exchange
 from producers.sandbox.faults import Faults
-from producers.sandbox.feeds import Feed, Frame
+from producers.sandbox.feeds import Frame
+from producers.sandbox.form_queries import form_as_query
+from producers.sandbox.front import HOSTS, Front, ProtocolFactory
+from producers.sandbox.history import past_of
+from producers.sandbox.hub import Hub
 from producers.sandbox.journal import Journal
+from producers.sandbox.keys import Keys
+from producers.sandbox.limits import Limits
+from producers.sandbox.maintenance import cancels_at_the_end, offline
+from producers.sandbox.market import described, drive, open_market
+from producers.sandbox.notices import Notices
 from producers.sandbox.private import PrivateSockets
 from producers.sandbox.quotation import Quotation
-from producers.sandbox.recording import Recording
-from producers.sandbox.rest import Rest, errors
-from producers.sandbox.sockets import Hub
-from producers.sandbox.synthetic import Synthetic, compile_kernels
+from producers.sandbox.rest import Rest, errors, limited_by_address
+from producers.sandbox.tickers import Tickers
 from streams.market.ledger import ATOM_DIGITS
 
 logger = logging.getLogger(__name__)
@@ -42,27 +53,47 @@ class Sandbox:
 
     def __init__(self, configuration: Configuration) -> None:
         self.configuration = configuration
-        self.feed = _feed(configuration)
+        self.feed = open_market(configuration)
         self.subscribed = asyncio.Event()
-        self.hub = Hub(self.feed, self.subscribed.set)
+        if configuration.starts_at_once:
+            self.subscribed.set()
+        self.limits = Limits(configuration.limits, is_limited=configuration.is_limited)
         self.faults = Faults()
+        self.notices = Notices()
+        self.candles = Candles(past_of(self.feed))
+        self.tickers = Tickers(self.candles, self.notices, lambda: self.feed.clock_ms, self.feed.opening_e8)
+        self.feed.closing_e8 = self.tickers.closing_e8
+        self.hub = Hub(
+            self.feed, self.subscribed.set, limits=self.limits, derived=Derived(self.candles, self.tickers),
+            faults=self.faults.sockets,
+        )  # fmt: skip
         self.journal = Journal(configuration.journal_path)
+        self.clock = MarketClock(lambda: self.feed.clock_ms, asyncio.get_running_loop().call_later)
         self.exchange = Exchange(
             self.feed,
             self.journal,
             now_ms=wall_ms,
-            later=asyncio.get_running_loop().call_later,
+            later=self.clock.later,
             publish=self._publish,
             burn_refused_identifiers=configuration.burn_refused_identifiers,
             fill_delay_s=configuration.fill_delay_ms / 1000,
             cancel_delay_s=configuration.cancel_delay_ms / 1000,
+            smp_default=configuration.smp_default,
         )
-        self.rest = Rest(self.exchange, self.feed, self.faults, self._secret_of)
-        self.private = PrivateSockets(self.rest.authorize)
+        self.keys = Keys(configuration.keys_path, configuration.secrets_path, self.exchange.accounts, wall_ms)
+        self.rest = Rest(
+            self.exchange, self.feed, self.faults, self.keys, self.limits, nonces=configuration.nonces
+        )  # fmt: skip
+        self.private = PrivateSockets(self.rest.open_socket, limits=self.limits, faults=self.faults.sockets)
+        self.faults.sockets.on_offline += [
+            self.hub.drop_all, self.private.drop_all, cancels_at_the_end(self.exchange, self.candles)
+        ]  # fmt: skip
         self.exchange.listeners.append(self.private.tell)
         self.port = 0
+        self.front: Front | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._failure: BaseException | None = None
+        self._is_over = threading.Event()
         self._stop = asyncio.Event()
 
     def app(self) -> web.Application:
@@ -74,10 +105,13 @@ class Sandbox:
             self.faults,
             keep_secret(secrets_path, "sandbox-control"),
             status=self.status,
-            secret_for=lambda account: keep_secret(secrets_path, account),
+            keys=self.keys,
+            notices=self.notices,
         )
-        app = web.Application(middlewares=[errors])
-        app.add_routes(Quotation(self.feed).routes())
+        app = web.Application(
+            middlewares=[form_as_query, errors, offline(self.faults.sockets), limited_by_address(self.limits)]
+        )
+        app.add_routes(Quotation(self.feed, self.candles, self.tickers, self.notices).routes())
         app.add_routes(self.rest.routes())
         app.add_routes(control.routes())
         app.router.add_get("/websocket/v1", self.hub.handle)
@@ -93,11 +127,6 @@ class Sandbox:
             self.exchange.open_account(account, {"KRW": cash})
         keep_secret(self.configuration.secrets_path, account)
 
-    def _secret_of(self, account: str) -> str | None:
-        if account not in self.exchange.accounts:
-            return None
-        return keep_secret(self.configuration.secrets_path, account)
-
     def _publish(self, frames: list[Frame]) -> None:
         for frame in frames:
             self.hub.publish(frame)
@@ -106,12 +135,15 @@ class Sandbox:
     async def serve(self, stop: Callable[[], bool], ready: Callable[[], None] = lambda: None) -> None:
         """Listen until `stop` says so; raises `AlreadyRunning` where the port is taken."""
         self._open_exchange()
-        runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=1.0)
+        await self.exchange.settled()
+        runner = web.AppRunner(self.app(), access_log=None, logger=http_log.logger, shutdown_timeout=1.0)
         await runner.setup()
         try:
-            site = web.SockSite(runner, _listener(self.configuration))
+            site = web.SockSite(runner, _listener(self.configuration.host, self.configuration.port))
             await site.start()
             self.port = runner.addresses[0][1]
+            await self._open_front(cast("ProtocolFactory", runner.server))
+            threading.Thread(target=self.candles.past.warm, args=(self._is_over.is_set,), name="past").start()
             self._spawn(self._drive())
             self._spawn(self.hub.keep_alive())
             self._spawn(self.private.keep_alive())
@@ -122,12 +154,28 @@ class Sandbox:
             if self._failure is not None:
                 raise self._failure
         finally:
+            self._is_over.set()
             for task in self._tasks:
                 task.cancel()
+            if self.front is not None:
+                await self.front.close()
             await self.hub.close()
             await self.private.close()
             await runner.cleanup()
-            self.journal.close()
+            self.exchange.close()
+
+    def _on_frame(self, frame: Frame) -> None:
+        """Let resting orders see a frame; nothing is matched during a maintenance window."""
+        if not self.faults.sockets.is_offline:
+            self.exchange.on_frame(frame)
+
+    async def _open_front(self, server: ProtocolFactory) -> None:
+        """Listen for clients with fixed addresses, where wanted."""
+        settings = self.configuration
+        if settings.front_port is None:
+            return
+        self.front = Front(keep_authority(settings.secrets_path.parent, HOSTS), server)
+        await self.front.start(_listener(settings.host, settings.front_port))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -140,16 +188,10 @@ class Sandbox:
             self._failure = task.exception()
 
     async def _drive(self) -> None:
-        settings = self.configuration
-        if isinstance(self.feed, Synthetic):
-            await drive_synthetic(
-                self.feed, self.hub, self.exchange.on_frame, speed=settings.speed, subscribed=self.subscribed,
-                path=settings.market_path,
-            )  # fmt: skip
-        elif isinstance(self.feed, Recording):
-            await drive_recording(
-                self.feed, self.hub, self.exchange.on_frame, speed=settings.speed, subscribed=self.subscribed
-            )  # fmt: skip
+        await drive(
+            self.feed, self.hub, self._on_frame, self.configuration, before=self.clock.run_until,
+            subscribed=self.subscribed,
+        )  # fmt: skip
 
     def status(self) -> dict[str, Any]:
         """What the sandbox is and how far it got."""
@@ -163,42 +205,27 @@ class Sandbox:
             "connections": len(self.hub.connections),
             "sent": dict(self.hub.sent),
             "orders": len(self.exchange.orders),
-            "cut_off": self.hub.cut_off,
+            "limited": dict(self.limits.refused),
+            "cut_off": self.hub.cut_off + self.private.cut_off,
+            "flooded": self.hub.flooded + self.private.flooded,
             "warm_ms": self.feed.warm_ms,
             "clock_ms": self.feed.clock_ms,
             "exchange_ms": self.feed.clock_ms,
             "speed": self.configuration.speed,
         }
-        if isinstance(self.feed, Synthetic):
-            body["plan"] = repr(self.configuration.plan)
-        elif isinstance(self.feed, Recording):
-            body["recording"] = {
-                "frames": dict(self.feed.frames_by_kind), "skipped": dict(self.feed.skipped)
-            }  # fmt: skip
-        return body
+        return body | described(self.feed, self.configuration)
 
 
-def _feed(configuration: Configuration) -> Feed:
-    if configuration.kind == "recording":
-        assert configuration.recording is not None
-        return Recording(configuration.recording)
-    if configuration.kind != "synthetic":
-        return ClosedMarket(configuration.kind)
-    compile_kernels()
-    feed = Synthetic(configuration.plan, wall_ms() - configuration.warmup_seconds * 1000)
-    configuration.market_path.parent.mkdir(parents=True, exist_ok=True)
-    open_synthetic(feed, configuration.market_path, configuration.warmup_seconds)
-    return feed
-
-
-def _listener(configuration: Configuration) -> socket.socket:
+def _listener(host: str, port: int) -> socket.socket:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Requests are small. One read of a flood of tiny frames must not hold the loop for long.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     try:
-        listener.bind((configuration.host, configuration.port))
+        listener.bind((host, port))
     except OSError as error:
         listener.close()
-        raise AlreadyRunning(f"port {configuration.port} of the sandbox is in use: {error.strerror}") from error
+        raise AlreadyRunning(f"port {port} of the sandbox is in use: {error.strerror}") from error
     return listener
 
 

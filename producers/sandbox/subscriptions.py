@@ -6,6 +6,7 @@ malformed raises `Refused` with the exchange's own error object, after which the
 
 import json
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -14,7 +15,8 @@ from producers.sandbox.feeds import DEPTHS
 
 FORMATS = {"DEFAULT": (False, False), "SIMPLE": (True, False), "JSON_LIST": (False, True), "SIMPLE_LIST": (True, True)}
 """Format -> (short keys, inside an array)."""
-QUOTATION_KINDS = ("orderbook", "trade")
+CANDLE_KINDS = tuple(f"candle.{unit}" for unit in ("1s", "1m", "3m", "5m", "10m", "15m", "30m", "60m", "240m"))
+QUOTATION_KINDS = ("ticker", "trade", "orderbook", *CANDLE_KINDS)
 PRIVATE_KINDS = ("myOrder", "myAsset")
 _FORMAT_TEXT = "Format 이 맞지 않습니다."
 _TICKET_TEXT = "티켓이 존재하지 않거나, 유효하지 않습니다."
@@ -39,6 +41,13 @@ class Wanted:
     codes: dict[str, int]
     has_snapshot: bool
     has_stream: bool
+    level: int | float = 0
+    """Price step of a grouped order book, 0 without grouping."""
+
+    @property
+    def level_e8(self) -> int:
+        """The step as a price of 1e-8."""
+        return int(Decimal(str(self.level)).scaleb(8))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +66,7 @@ def read(text: str | bytes, kinds: tuple[str, ...]) -> Request:
     """Read one request frame; raises `Refused`."""
     try:
         parts = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Refused("WRONG_FORMAT", _FORMAT_TEXT) from None
     if not isinstance(parts, list) or not parts or not all(isinstance(part, dict) for part in parts):
         raise Refused("WRONG_FORMAT", _FORMAT_TEXT)
@@ -93,7 +102,8 @@ def _wanted(part: dict[str, Any], kinds: tuple[str, ...]) -> Wanted:
     codes = _codes(part, kind)
     only_snapshot = _flag(part, "is_only_snapshot", "isOnlySnapshot")
     only_stream = _flag(part, "is_only_realtime", "isOnlyRealtime")
-    return Wanted(kind, codes, has_snapshot=not only_stream, has_stream=not only_snapshot)
+    level = _level(part) if kind == "orderbook" else 0
+    return Wanted(kind, codes, has_snapshot=not only_stream, has_stream=not only_snapshot, level=level)
 
 
 def _codes(part: dict[str, Any], kind: str) -> dict[str, int]:
@@ -113,6 +123,13 @@ def _depth_of(code: str) -> tuple[str, int]:
     """`KRW-BTC.15` -> 15 levels; a number that is not offered gives all 30."""
     market, _, suffix = code.partition(".")
     return market, int(suffix) if suffix in {str(depth) for depth in DEPTHS} else 30
+
+
+def _level(part: dict[str, Any]) -> int | float:
+    level = part.get("level", 0)
+    if isinstance(level, bool) or not isinstance(level, int | float) or not 0 <= level < 1e12:
+        raise Refused("WRONG_FORMAT", _FORMAT_TEXT)
+    return level
 
 
 def _flag(part: dict[str, Any], name: str, legacy: str) -> bool:
@@ -135,6 +152,6 @@ def list_answer(ticket: str, wanted: tuple[Wanted, ...], *, is_simple: bool) -> 
         if item.kind != "myAsset":
             row[codes] = list(item.codes)
         if item.kind == "orderbook":
-            row[level] = 0
+            row[level] = item.level
         rows.append(row)
     return msgspec.json.encode({method: "LIST_SUBSCRIPTIONS", result: rows, ticket_key: ticket})

@@ -7,15 +7,17 @@ in the book yet. It must never read a clock: its driver says how far to run.
 
 import heapq
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from producers.sandbox import kernels
 from producers.sandbox.catalogue import Listing, listings
 from producers.sandbox.feeds import BookView, Frame, MarketRow, Print, Style
+from producers.sandbox.periods import DAY_MS
 from producers.sandbox.spelling import Speller
 from streams.market.matching import Level
 from streams.market.ticks import E8, tick_e8
@@ -78,6 +80,18 @@ def _empty_books(count: int) -> Books:
     )  # fmt: skip
 
 
+class Inside(NamedTuple):
+    """What nobody outside can see, one entry or row per market; lots and ticks best first."""
+
+    signal: kernels.Floats
+    second: kernels.Floats
+    bid_ticks: kernels.Ints
+    bid_lots: kernels.Ints
+    ask_ticks: kernels.Ints
+    ask_lots: kernels.Ints
+    tick_bp: kernels.Floats
+
+
 def compile_kernels() -> None:
     """Have numba compile (or load) everything now, so that no request waits for it."""
     tiny = Synthetic(Plan(market_count=1), 0)
@@ -92,6 +106,7 @@ class Synthetic:
 
     kind = "synthetic"
     is_synthetic = True
+    has_queue = False
     is_closed = False
 
     def __init__(self, plan: Plan, start_ms: int) -> None:
@@ -120,6 +135,7 @@ class Synthetic:
         self.is_warm = False
         self.warm_ms: int | None = None
         self.is_ended = False
+        self.closing_e8: Callable[[str, int], int] | None = None
 
     # --- time -------------------------------------------------------------------------------------------------
 
@@ -182,24 +198,26 @@ class Synthetic:
         best = (
             int(ask_ticks[m, 0]) * tick, int(ask_lots[m, 0]), int(bid_ticks[m, 0]) * tick, int(bid_lots[m, 0])
         )  # fmt: skip
+        day_ms = trade.trade_ms - trade.trade_ms % DAY_MS
         cache: dict[Style, bytes] = {}
 
         def spell(style: Style) -> bytes:
             style = style._replace(depth=30)
             if style not in cache:
-                cache[style] = self._speller.trade(market, at_ms, trade, self.rows[m].price_e8, best, style)
+                closing_e8 = self.rows[m].price_e8 if self.closing_e8 is None else self.closing_e8(market, day_ms)
+                cache[style] = self._speller.trade(market, at_ms, trade, closing_e8, best, style)
             return cache[style]
 
-        return Frame("trade", market, at_ms, spell)
+        return Frame("trade", market, at_ms, spell, trade)
 
     def _book_frame(self, m: int, at_ms: int) -> Frame:
-        market, tick, books = self.rows[m].market, self._ticks[m], self._books
+        market, tick, books = self.rows[m].market, int(self._ticks[m]), self._books
         cache: dict[Style, bytes] = {}
 
         def spell(style: Style) -> bytes:
             if style not in cache:
-                bids, asks = (books[0][m] * tick, books[1][m]), (books[2][m] * tick, books[3][m])
-                cache[style] = self._speller.book(market, at_ms, bids, asks, style)
+                bids, asks = (books[0][m], books[1][m]), (books[2][m], books[3][m])
+                cache[style] = self._speller.book(market, at_ms, bids, asks, style, tick)
             return cache[style]
 
         return Frame("orderbook", market, at_ms, spell)
@@ -213,6 +231,20 @@ class Synthetic:
             return [self._book_frame(m, int(self._times_ms[m]))]
         prints = self._prints[m]
         return [self._trade_frame(m, int(self._times_ms[m]), prints[-1])] if prints else []
+
+    def inside(self) -> Inside:
+        """The state now, for checks of what is planted; copied, but for the tick sizes."""
+        latent = self._latent
+        bid_ticks, bid_lots, ask_ticks, ask_lots = (side.copy() for side in self._books)
+        return Inside(
+            latent[:, kernels.SIGNAL].copy(),
+            latent[:, kernels.SECOND].copy(),
+            bid_ticks,
+            bid_lots,
+            ask_ticks,
+            ask_lots,
+            self._parameters[:, kernels.TICK_BP],
+        )
 
     # --- what the exchange asks -------------------------------------------------------------------------------
 
@@ -253,6 +285,11 @@ class Synthetic:
         self._close_up(m, side)
         frames.append(self._book_frame(m, now_ms))
         return frames
+
+    def cross(self, market: str, traded: Sequence[Level], *, is_buy: bool) -> list[Frame]:
+        """Users traded with each other: the book stands as it was; gives the trade frames."""
+        m, now_ms = self._index[market], self._clock_ms
+        return [self._print_trade(m, now_ms, now_ms, level, is_buy=is_buy) for level in traded]
 
     def _close_up(self, m: int, side: int) -> None:
         """Remove emptied levels and show new ones at the far end."""

@@ -18,8 +18,6 @@ logger = logging.getLogger(__name__)
 
 PAGE = 200
 PAGES_PER_MARKET = 50
-PACE_S = 0.12
-"""Between two calls: the exchange allows ten a second."""
 MARGIN_MS = 2_000
 """A match lies up to this much before its message, by which the hole is measured."""
 DAY_MS = 86_400_000
@@ -59,7 +57,7 @@ class Backfill:
                     return
                 if tick.timestamp < stretch.to_ms:
                     yield tick
-            if stop.wait(PACE_S):
+            if stop.is_set():
                 return
             if len(page) < PAGE:
                 if days_ago >= days:

@@ -13,6 +13,7 @@ import msgspec
 import upbit
 
 from infra.errors import BadMessage, ExchangeUnavailable
+from infra.upbit.pace import Pace
 
 CODES_PER_CALL = 100
 TIMEOUT_S = 3.0
@@ -70,7 +71,7 @@ class Quotation:
             base_url=address,
             max_retries=0,
             timeout=TIMEOUT_S,
-            http_client=upbit.DefaultHttpxClient(trust_env=not is_local),
+            http_client=upbit.DefaultHttpxClient(trust_env=not is_local, event_hooks=Pace().hooks()),
         )
 
     def markets(self) -> list[Listing]:

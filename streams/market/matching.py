@@ -1,9 +1,9 @@
 """Orders and how they are filled, in exact integers: prices and lots of 1e-8, money in the ledger's atoms. Pure.
 
 Called by the sandbox exchange and the backtest. Lock and fee arithmetic follows the recorded orders of the exchange to
-the digit. Takers walk the visible levels, and the last level's quantity is cut to eight decimals. First, simple form of
-resting orders: they are filled as soon as a trade or the opposite side reaches their price, ahead of the queue that
-stood there before them. That is the optimistic bound; queue positions come with the sandbox's second part.
+the digit. What a taker meets is in `crossing`. Resting orders here are filled as soon as a trade or the opposite side
+reaches their price, ahead of the queue that stood there before them: the optimistic bound. Places in a queue are in
+`queue`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,7 +27,7 @@ class Level(NamedTuple):
 
 
 class Fill(NamedTuple):
-    """One execution of an order; `book_ms` is the time of the book it happened on."""
+    """One execution of an order; `book_ms` is the time of the book or trade it happened on, `book` names its record."""
 
     uuid: str
     price_e8: int
@@ -37,6 +37,7 @@ class Fill(NamedTuple):
     is_maker: bool
     at_ms: int
     book_ms: int
+    book: str = ""
 
 
 @dataclass(slots=True)
@@ -64,6 +65,9 @@ class Order:
     paid_fee: int = 0
     executed_lots: int = 0
     executed_funds: int = 0
+    prevented_lots: int = 0
+    prevented_funds: int = 0
+    """Quote money that self-match prevention took out of a buy, without its fee."""
     is_cancelling: bool = False
     ended_ms: int = 0
     fills: list[Fill] = field(default_factory=list)
@@ -98,12 +102,27 @@ class Order:
     @property
     def remaining_lots(self) -> int:
         """Lots still wanted; 0 for an order given in quote money."""
-        return 0 if self.lots is None else self.lots - self.executed_lots
+        return 0 if self.lots is None else self.lots - self.executed_lots - self.prevented_lots
+
+    @property
+    def remaining_total(self) -> int:
+        """Quote money still to be spent; 0 for an order given in lots."""
+        return 0 if self.total is None else self.total - self.executed_funds - self.prevented_funds
+
+    @property
+    def prevented_fee(self) -> int:
+        """The fee of what was prevented, given back."""
+        return self.prevented_funds * self.fee_e4 // NOTIONAL
+
+    @property
+    def prevented_locked(self) -> int:
+        """What self-match prevention set free: money with its fee for a buy, the volume for a sale."""
+        return self.prevented_funds + self.prevented_fee if self.is_buy else self.prevented_lots * ATOMS_PER_LOT
 
     @property
     def remaining_fee(self) -> int:
-        """Reserved and not paid; 0 for sales."""
-        return self.reserved_fee - self.paid_fee if self.is_buy else 0
+        """Reserved and neither paid nor prevented; 0 for sales."""
+        return self.reserved_fee - self.paid_fee - self.prevented_fee if self.is_buy else 0
 
     @property
     def locked(self) -> int:
@@ -111,7 +130,7 @@ class Order:
         if not self.is_buy:
             return self.remaining_lots * ATOMS_PER_LOT
         if self.total is not None:
-            return self.total - self.executed_funds + self.remaining_fee
+            return self.remaining_total + self.remaining_fee
         assert self.price_e8 is not None
         return self.remaining_lots * self.price_e8 * NOTIONAL + self.remaining_fee
 
@@ -122,8 +141,8 @@ class Order:
 
     @property
     def is_filled(self) -> bool:
-        """Nothing is left to fill; a market buy only where its money is spent to the last atom."""
-        return self.total == self.executed_funds if self.lots is None else self.remaining_lots == 0
+        """All was filled, nothing prevented; a market buy only where its money is spent to the last atom."""
+        return self.total == self.executed_funds if self.lots is None else self.lots == self.executed_lots
 
 
 def place(ledger: Ledger, order: Order) -> None:
@@ -138,26 +157,8 @@ def crosses(order: Order, levels: Sequence[Level]) -> bool:
     return levels[0].price_e8 <= order.price_e8 if order.is_buy else levels[0].price_e8 >= order.price_e8
 
 
-def walk(order: Order, levels: Sequence[Level]) -> list[Level]:
-    """What a taker gets from the opposite side, best first; empty for a fill-or-kill that cannot be filled whole."""
-    taken: list[Level] = []
-    lots_left = order.remaining_lots
-    money_left = 0 if order.total is None else order.total - order.executed_funds
-    for level in levels:
-        if not _reaches(order, level, levels[0]):
-            break
-        wanted = lots_left if order.lots is not None else money_left // (level.price_e8 * NOTIONAL)
-        lots = min(level.lots, wanted)
-        if lots > 0:
-            taken.append(Level(level.price_e8, lots))
-            lots_left -= lots
-            money_left -= lots * level.price_e8 * NOTIONAL
-        if lots == wanted:
-            return taken
-    return [] if order.time_in_force == "fok" else taken
-
-
-def _reaches(order: Order, level: Level, best: Level) -> bool:
+def reaches(order: Order, level: Level, best: Level) -> bool:
+    """Whether an order may trade at a level of the opposite side whose best one is `best`."""
     if order.kind == "best":
         return level.price_e8 == best.price_e8
     if order.kind == "limit":
@@ -182,11 +183,21 @@ def fill(ledger: Ledger, order: Order, execution: Fill) -> None:
         ledger.deposit(order.account, order.quote, execution.funds - execution.fee)
 
 
-def executed(order: Order, level: Level, uuid: str, *, is_maker: bool, at_ms: int, book_ms: int) -> Fill:
+def prevent(ledger: Ledger, order: Order, lots: int, funds: int) -> None:
+    """Shrink an order because it met one of its own account; `funds` is the money of `lots` where it is a buy."""
+    before = order.locked
+    order.prevented_lots += lots
+    order.prevented_funds += funds
+    ledger.unlock(order.account, order.lock_currency, before - order.locked)
+
+
+def executed(
+    order: Order, level: Level, uuid: str, *, is_maker: bool, at_ms: int, book_ms: int, book: str = ""
+) -> Fill:
     """The amounts of one execution: nothing is rounded."""
     notional = level.price_e8 * level.lots
     return Fill(
-        uuid, level.price_e8, level.lots, notional * NOTIONAL, notional * order.fee_e4, is_maker, at_ms, book_ms
+        uuid, level.price_e8, level.lots, notional * NOTIONAL, notional * order.fee_e4, is_maker, at_ms, book_ms, book
     )  # fmt: skip
 
 
@@ -228,7 +239,7 @@ def reached_by_book(orders: Iterable[Order], bids: Sequence[Level], asks: Sequen
             assert order.price_e8 is not None
             wanted = order.remaining_lots
             for i, level in enumerate(levels):
-                if wanted == 0 or not _reaches(order, level, levels[0]):
+                if wanted == 0 or not reaches(order, level, levels[0]):
                     break
                 lots = min(left[i], wanted)
                 left[i] -= lots

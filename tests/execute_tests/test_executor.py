@@ -37,6 +37,7 @@ def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxThread]
     home = tmp_path_factory.mktemp("sandbox")
     with SandboxThread(home, kind="synthetic", plan=Plan(market_count=2), warmup_seconds=0) as sandbox:
         yield sandbox
+        assert sandbox.status()["limited"] == {}, "the executor went over the exchange's rate limits"
 
 
 def market_of(sandbox: SandboxThread) -> str:

@@ -20,8 +20,8 @@ from consumers.execute.executor import _wait_for_key, run_executor
 from consumers.execute.gateway import UpbitGateway
 from consumers.execute.intake import Intake
 from consumers.execute.journal import Journal, JournalFailed
-from consumers.execute.lanes import Lane, PacedVenue
-from consumers.execute.limits import RateBudget, RiskGate, RiskLimits
+from consumers.execute.lanes import Lane
+from consumers.execute.limits import RiskGate, RiskLimits
 from consumers.execute.options import Options
 from consumers.execute.reconcile import reconcile
 from consumers.execute.relay import publish_outbox, relay
@@ -464,22 +464,6 @@ def test_limits() -> None:
     assert many.name == "too-many"
     now[0] = 61.0
     assert gate.refusal(intent_of("b", funds=Decimal(8000))) is None
-
-
-def test_urgent_calls_may_use_the_reserve() -> None:
-    now = [0.0]
-    budget = RateBudget(4.0, 2.0, lambda: now[0])
-    assert [budget.take(is_urgent=False) for _ in range(2)] == [0.0, 0.0]
-    assert budget.take(is_urgent=False) > 0
-    assert [budget.take(is_urgent=True) for _ in range(2)] == [0.0, 0.0]
-    assert budget.take(is_urgent=True) == 0.25
-    now[0] = 1.0
-    assert budget.take(is_urgent=False) == 0.0
-    venue = PacedVenue(Exchange(), RateBudget(1.0, 0.0, time.monotonic), budget, time.sleep, is_urgent=False)
-    venue.place(request_of(intent_of("a")), "i")
-    began_s = time.monotonic()
-    venue.place(request_of(intent_of("a")), "i")
-    assert time.monotonic() - began_s > 0.8
 
 
 # --- lanes

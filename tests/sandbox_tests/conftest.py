@@ -34,7 +34,7 @@ def trade_line(at_s: float, market: str, price: float, size: float, side: str) -
 
 
 def connect(url: str, *parts: dict[str, Any], ticket: str = "t", **options: Any) -> websocket.WebSocket:
-    client = websocket.create_connection(url, timeout=10, **options)
+    client = websocket.create_connection(url, timeout=10, suppress_origin=True, **options)
     client.send(json.dumps([{"ticket": ticket}, *parts]))
     return client
 
@@ -46,8 +46,8 @@ def receive(client: websocket.WebSocket) -> tuple[int, Any]:
 
 @pytest.fixture(scope="module")
 def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxThread]:
-    """A synthetic market at live pace with a short warm-up."""
-    with SandboxThread(tmp_path_factory.mktemp("sandbox"), plan=SMALL, warmup_seconds=3) as running:
+    """A synthetic market at live pace with a short warm-up, without rate limits."""
+    with SandboxThread(tmp_path_factory.mktemp("sandbox"), plan=SMALL, warmup_seconds=3, is_limited=False) as running:
         client = connect(running.ws_url, {"type": "orderbook", "codes": ["KRW-BTC"]})
         receive(client)
         yield running
@@ -62,7 +62,7 @@ def recorded(tmp_path: Path) -> Iterator[Callable[..., SandboxThread]]:
     def start(*lines: str, kinds: tuple[str, ...] = ("orderbook", "trade"), **values: Any) -> SandboxThread:
         path = tmp_path / f"{len(running)}.log"
         path.write_text("".join(lines))
-        values = {"speed": 1e6, "home": tmp_path / f"home{len(running)}"} | values
+        values = {"speed": 1e6, "is_limited": False, "home": tmp_path / f"home{len(running)}"} | values
         thread = SandboxThread(kind="recording", recording=path, **values)
         thread.__enter__()
         running.append(thread)

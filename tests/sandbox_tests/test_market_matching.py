@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.market import matching
+from streams.market import crossing, matching
 from streams.market.ledger import ATOMS, ATOMS_PER_LOT, InsufficientFunds, Ledger
 from streams.market.matching import Level, Order
 from streams.market.ticks import E8
@@ -61,7 +61,7 @@ def test_an_order_conserves_money(
     assert totals(ledger) == before
     assert ledger.holding(ME, order.lock_currency).locked == order.locked
     side = [Level(p * E8, n) for p, n in sorted(book, reverse=not is_buy)]
-    taken = matching.walk(order, side)
+    taken = [Level(step.price_e8, step.lots) for step in crossing.cross(order, crossing.offers(order, side, []))]
     for level in taken[: cuts or None]:
         execution = matching.executed(order, level, "f", is_maker=False, at_ms=1, book_ms=1)
         matching.fill(ledger, order, execution)

@@ -6,8 +6,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from streams.market.ticks import E8, is_on_tick, table_of, tick_e8
+from streams.market.ticks import E8, e8_of, is_on_tick, table_of, tick_e8
 
 DATA = Path(os.environ.get("OBSERVATOR_DATA", "../shared/data"))
 NOW, Y2025, Y2024, Y2021 = 1_790_000_000_000, 1_745_000_000_000, 1_707_000_000_000, 1_617_000_000_000
@@ -79,3 +81,13 @@ def test_every_recorded_price_fits_the_current_table() -> None:
     ]
     assert len(prices) == 976
     assert [p for p in prices if not is_on_tick(p[0], int(p[1] * E8), NOW)] == []
+
+
+@given(st.integers(0, 10**17))
+def test_a_number_of_the_wire_in_integers(e8: int) -> None:
+    value = e8 / E8
+    expected = int(Decimal(repr(value)).scaleb(8).to_integral_value())
+    assert e8_of(value) == expected
+    if e8 < 2**26 * E8:
+        assert e8_of(value) == e8
+    assert e8_of(e8 // E8) == e8 // E8 * E8

@@ -278,17 +278,6 @@ def test_a_full_disk_delays_orders_and_loses_none(tmp_path: Path, monkeypatch: p
         assert call(running, "POST", "/v1/orders", limit(identifier="full"))[0] == 201
 
 
-def test_without_a_market_every_order_is_refused(tmp_path: Path) -> None:
-    with SandboxThread(tmp_path, kind="upbit") as closed:
-        assert error_of(call(closed, "POST", "/v1/orders", limit())) == (403, "market_offline")
-        assert call(closed, "GET", "/v1/accounts")[1][0]["balance"] == "10000000"
-        client = connect(closed.ws_url, {"type": "trade", "codes": ["KRW-BTC"]})
-        until(lambda: closed.status()["is_subscribed"])
-        status = closed.status()
-        assert (status["feed"], status["synthetic"], status["is_warm"], status["markets"]) == ("upbit", False, False, 0)
-        client.shutdown()
-
-
 def test_a_sandbox_ends_when_told(tmp_path: Path) -> None:
     stop = threading.Event()
     settings = Settings(home=tmp_path, feed={"market_count": 1})

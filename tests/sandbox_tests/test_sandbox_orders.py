@@ -103,6 +103,7 @@ def test_recorded_lives_give_the_same_digits(recorded: Any, cassette: str) -> No
         theirs = json.loads(pair["response_body"])
         if pair["method"] == "POST":
             status, ours, headers = call(sandbox, "POST", "/v1/orders", json.loads(pair["request_body"]))
+            assert status == pair["status"], ours
             uuid = ours["uuid"]
             assert "group=order;" in headers["Remaining-Req"]
         elif theirs.get("state") == "wait":
@@ -197,7 +198,7 @@ def test_time_in_force(recorded: Any) -> None:
 def test_resting_orders_are_filled_by_trades_and_by_crossing_books(recorded: Any) -> None:
     lines = [
         book_line(1000.0, "KRW-BTC", [(100000000.0, 1.0)], [(99999000.0, 1.0)]),
-        trade_line(1003.0, "KRW-BTC", 99999000.0, 0.004, "ASK"),
+        trade_line(1003.0, "KRW-BTC", 99999000.0, 1.004, "ASK"),  # 1.0 of it is the queue that was there before
         book_line(1003.5, "KRW-BTC", [(99998000.0, 1.0)], [(99997000.0, 1.0)]),
     ]
     sandbox = recorded(*lines, speed=1.0)
@@ -221,6 +222,14 @@ def test_an_order_before_the_first_book_is_refused(recorded: Any) -> None:
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_taken_as_they_are_written(sandbox: SandboxThread) -> None:
+    raw = b'{"market":"KRW-BTC","side":"bid","ord_type":"limit","price":10000000.0,"volume":0.00050000}'
+    query = "market=KRW-BTC&side=bid&ord_type=limit&price=10000000.0&volume=0.00050000"
+    token = signing.sign(sandbox.access_key, sandbox.secret_key, query)
+    status, order, _ = call(sandbox, "POST", "/v1/orders/test", raw=raw, token=token)
+    assert (status, order.get("price"), order.get("volume")) == (201, "10000000", "0.0005")
 
 
 @pytest.mark.parametrize(
@@ -253,6 +262,17 @@ def test_an_order_before_the_first_book_is_refused(recorded: Any) -> None:
         ({"identifier": "x" * 65}, "invalid_parameter"),
         ({"identifier": 7}, "invalid_parameter"),
         ({"side": "ask"}, "insufficient_funds_ask"),
+        ({"side": "ask", "price": "10000500"}, "invalid_price_ask"),
+        ({"side": "ask", "volume": "0.0004"}, "under_min_total_ask"),
+        ({"side": "ask", "volume": "101"}, "over_krw_funds_ask"),
+        ({"side": "ask", "ord_type": "market"}, "create_ask_error"),
+        ({"side": "ask", "ord_type": "price"}, "create_ask_error"),
+        ({"side": "ask", "ord_type": "best", "price": None}, "invalid_time_in_force"),
+        ({"ord_type": "best", "time_in_force": "ioc"}, "create_bid_error"),
+        ({"ord_type": "best", "volume": None, "time_in_force": "post_only"}, "invalid_time_in_force"),
+        ({"ord_type": "price", "volume": None, "price": "4999.99"}, "under_min_total_bid"),
+        ({"ord_type": "price", "volume": None, "price": "1000000000.01"}, "over_krw_funds_bid"),
+        ({"ord_type": "price", "volume": None, "time_in_force": "ioc"}, "invalid_time_in_force"),
     ],
 )
 def test_a_bad_order_is_refused_by_name(sandbox: SandboxThread, change: dict[str, Any], name: str) -> None:
@@ -274,6 +294,7 @@ def test_bad_requests_get_documented_answers(sandbox: SandboxThread) -> None:
         (call(sandbox, "POST", "/v1/orders", raw=b"{", token=sign), (400, "bad_request")),
         (call(sandbox, "POST", "/v1/orders", raw=b"[1]", token=sign), (400, "bad_request")),
         (call(sandbox, "POST", "/v1/orders", raw=b"\xff", token=sign), (400, "bad_request")),
+        (call(sandbox, "POST", "/v1/orders", raw=b'{"identifier":"\\ud800"}', token=sign), (400, "bad_request")),
         (call(sandbox, "GET", "/v1/order"), (400, "invalid_parameter")),
         (call(sandbox, "GET", "/v1/order", query="uuid=nope"), (404, "order_not_found")),
         (call(sandbox, "GET", "/v1/order", query="identifier=nope"), (404, "order_not_found")),
@@ -378,12 +399,14 @@ def test_own_orders_are_told(sandbox: SandboxThread) -> None:
         {"market": "KRW-BTC", "side": "bid", "price": "10000", "ord_type": "price", "identifier": "ws"},
     )
     states = []
+    changed: set[str] = set()
     while not states or states[-1] != "cancel":
         _, body = receive(client)
         if body["type"] == "myOrder":
             states.append(body["state"])
         else:
-            assert [row["currency"] for row in body["assets"]] == ["KRW", "BTC"]
+            changed |= {row["currency"] for row in body["assets"]}
+    assert changed == {"KRW", "BTC"}
     assert states == ["wait", "trade", "cancel"]
     _, first = receive(short)
     assert first[0]["ty"] == "myOrder"

@@ -319,6 +319,7 @@ def test_a_recording_reaches_the_log_through_websocket_and_parser(
         running = start_feed(sandbox.port, kind="recording", recording=path, speed=100.0)
         wire.wait_until(lambda: "ended" in running.kinds())
         running.end()
+        assert sandbox.status()["limited"] == {}
     assert running.error is None
     seen = Counter(type(item).__name__ for item in running.messages("orderbooks", "trades"))
     assert (seen["OrderBook"], seen["Trade"], seen["Hole"]) == (books, trades, 0)

@@ -5,9 +5,10 @@ import pytest
 import observator
 from consumers.verify.bench_features import bench_features
 from consumers.verify.bench_latency import bench_tick_to_signal
-from consumers.verify.bench_memory import bench_memory, slope_of
+from consumers.verify.bench_memory import bench_memory
 from consumers.verify.recovery import verify_recovery
 from consumers.verify.restarts import verify_restarts
+from infra.figures import slope_of
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(600)]
 

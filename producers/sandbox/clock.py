@@ -1,0 +1,46 @@
+"""The market's own time for what is to happen a moment later: fills and cancels come at their place among the frames.
+
+Called by the server, which gives `later` to the exchange and `run_until` to the driver of the feed. At a hundred times
+live speed 30 ms are 0.3 ms of ours, and between the same two frames on every run. Where the market stands still (not
+begun, ended, a quiet hour) the same time by our clock is enough.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+Work = Callable[[], None]
+
+
+class MarketClock:
+    """Work that waits; `wall_later` is the loop's own call."""
+
+    def __init__(self, now_ms: Callable[[], int], wall_later: Callable[[float, Work], object]) -> None:
+        self._now_ms = now_ms
+        self._wall_later = wall_later
+        self._waiting: list[tuple[int, int]] = []
+        self._works: dict[int, Work] = {}
+        self._numbers = itertools.count()
+
+    def later(self, seconds: float, work: Work) -> None:
+        """Do it when the market's time has come, or ours, whichever is first; equal times in the order of asking."""
+        self._forget_done()
+        number = next(self._numbers)
+        self._works[number] = work
+        heapq.heappush(self._waiting, (self._now_ms() + round(seconds * 1000), number))
+        self._wall_later(seconds, lambda: self._do(number))
+
+    def run_until(self, exchange_ms: int) -> None:
+        """Do what falls due before a frame of this time is shown."""
+        while self._waiting and self._waiting[0][0] < exchange_ms:
+            self._do(heapq.heappop(self._waiting)[1])
+
+    def _forget_done(self) -> None:
+        """What our clock was first with; a market that stands still would keep it for ever."""
+        while self._waiting and self._waiting[0][1] not in self._works:
+            heapq.heappop(self._waiting)
+
+    def _do(self, number: int) -> None:
+        work = self._works.pop(number, None)
+        if work is not None:
+            work()

@@ -1,0 +1,192 @@
+"""Faults of the websockets by name, switched on through the control interface: what a line and a feed do at times.
+
+Called by `hub` and `private` for every frame while one is switched on, and by the server for the maintenance window.
+Works on frames alone; the market itself and the orders in it are not touched. Draws come from a seeded generator.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal, get_args
+
+from producers.sandbox.feeds import Frame, Style
+from producers.sandbox.refusals import OrderRefused
+
+Name = Literal[
+    "drop-connection", "duplicate-frame", "lost-frame", "reorder-frames", "late-events", "freeze-feed", "clock-skew",
+    "maintenance",
+]  # fmt: skip
+SOCKET_NAMES: tuple[str, ...] = get_args(Name)
+"""drop-connection: the lines of all who get the frame are cut without a close frame. duplicate-frame: sent twice.
+lost-frame: not sent. reorder-frames: sent after the next one of its kind and market. late-events: sent `seconds` later.
+freeze-feed: for `seconds` nothing is sent, lines stay open. clock-skew: times in frames are `seconds` off.
+maintenance: for `seconds` REST answers `market_offline`, no websocket opens and those that are open are cut."""
+
+_LASTING = ("freeze-feed", "maintenance")
+_ONCE = ("duplicate-frame", "lost-frame", "reorder-frames")
+_LONGEST_SECONDS = 86_400
+_TIMES = re.compile(rb'"(timestamp|tms|trade_timestamp|ttms|order_timestamp|otms|asset_timestamp|asttms)":(\d+)')
+_DAYS = re.compile(rb'"(trade_date|td|tdt)":"(\d{4}-?\d\d-?\d\d)","(trade_time|ttm)":"(\d\d:?\d\d:?\d\d)"')
+
+
+@dataclass(slots=True)
+class SocketFault:
+    """One switched-on fault; `count` null means until switched off, `kind` and `market` say which frames meet it."""
+
+    name: str
+    kind: str = "*"
+    market: str = "*"
+    count: int | None = 1
+    probability: float = 1.0
+    seconds: float = 1.0
+    drawn: int = 0
+
+    def matches(self, frame: Frame) -> bool:
+        """Whether it is meant for such a frame."""
+        is_meant = self.kind in {"*", frame.kind} and self.market in {"*", frame.market}
+        return is_meant and (self.count is None or self.count > 0)
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "name": (str,),
+    "kind": (str,),
+    "market": (str,),
+    "count": (int, type(None)),
+    "probability": (int, float),
+    "seconds": (int, float),
+}
+
+
+def read(body: dict[str, Any]) -> SocketFault:
+    """Read one fault whose name is known; raises `OrderRefused` (`bad_request`) for nonsense."""
+    for key, value in body.items():
+        if key not in _TYPES or not isinstance(value, _TYPES[key]) or (isinstance(value, bool)):
+            raise OrderRefused("bad_request", f"{key} is unknown or has a wrong value")
+    values = dict(body)
+    if values["name"] in _LASTING or values["name"] == "clock-skew":
+        values.setdefault("count", None)
+    fault = SocketFault(**values)
+    least = -_LONGEST_SECONDS if fault.name == "clock-skew" else 0
+    is_count_good = fault.count is None or fault.count > 0
+    if not (0 < fault.probability <= 1 and least <= fault.seconds <= _LONGEST_SECONDS and is_count_good):
+        raise OrderRefused("bad_request", "count, probability or seconds is out of range")
+    return fault
+
+
+class SocketFaults:
+    """The faults that are switched on. `is_quiet` is the one look that the sending of frames costs without any."""
+
+    def __init__(self, seed: int = 0, now: Callable[[], float] = time.monotonic) -> None:
+        self._random = random.Random(seed)  # noqa: S311 - drawing faults is no secret
+        self._now = now
+        self._faults: list[tuple[SocketFault, float]] = []
+        """Each with the moment at which a lasting one ends."""
+        self._held: dict[tuple[str, str], Frame] = {}
+        self.is_quiet = True
+        self.on_offline: list[Callable[[float], None]] = []
+        """What happens at the beginning of a maintenance window; told how many seconds it lasts."""
+
+    def add(self, fault: SocketFault) -> None:
+        """Switch one on."""
+        self._faults.append((fault, self._now() + fault.seconds))
+        self.is_quiet = False
+        if fault.name == "maintenance":
+            fault.drawn += 1
+            for tell in self.on_offline:
+                tell(fault.seconds)
+
+    def clear(self) -> None:
+        """Switch all off; a frame that was held back is lost."""
+        self._faults.clear()
+        self._held.clear()
+        self.is_quiet = True
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is switched on, and how often each happened."""
+        return [asdict(fault) for fault, _ in self._faults]
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether a maintenance window is on."""
+        return not self.is_quiet and any(
+            fault.name == "maintenance" and self._now() < until for fault, until in self._faults
+        )
+
+    # --- frames -----------------------------------------------------------------------------------------------
+
+    def changed(self, frame: Frame) -> list[Frame]:
+        """What is sent instead of this frame."""
+        if self.is_offline:
+            return []
+        for fault, until in self._faults:
+            if fault.name == "freeze-feed" and fault.matches(frame) and self._now() < until:
+                fault.drawn += 1
+                return []
+        for fault, _ in self._faults:
+            if fault.name == "clock-skew" and self._draws(fault, frame):
+                frame = _skewed(frame, int(fault.seconds * 1000))
+        frames = self._once(frame)
+        if frames and (held := self._held.pop((frame.kind, frame.market), None)) is not None:
+            frames.append(held)
+        return frames
+
+    def _once(self, frame: Frame) -> list[Frame]:
+        key = (frame.kind, frame.market)
+        for fault, _ in self._faults:
+            is_possible = fault.name in _ONCE and not (fault.name == "reorder-frames" and key in self._held)
+            if not is_possible or not self._draws(fault, frame):
+                continue
+            if fault.name == "duplicate-frame":
+                return [frame, frame]
+            if fault.name == "reorder-frames":
+                self._held[key] = frame
+            return []
+        return [frame]
+
+    def is_dropping(self, frame: Frame) -> bool:
+        """Whether the lines of those who get this frame are cut behind it."""
+        return any(fault.name == "drop-connection" and self._draws(fault, frame) for fault, _ in self._faults)
+
+    def delay_s(self, frame: Frame) -> float:
+        """How many seconds later an event is told."""
+        for fault, _ in self._faults:
+            if fault.name == "late-events" and self._draws(fault, frame):
+                return fault.seconds
+        return 0.0
+
+    def _draws(self, fault: SocketFault, frame: Frame) -> bool:
+        if not fault.matches(frame) or self._random.random() >= fault.probability:
+            return False
+        if fault.count is not None:
+            fault.count -= 1
+        fault.drawn += 1
+        return True
+
+
+def pinned(frame: Frame, styles: Iterable[Style]) -> Frame:
+    """The frame as it stands now: a feed spells from its living books, and a held frame must not change."""
+    spelled = {style: frame.spell(style) for style in styles}
+    return frame._replace(spell=lambda style: spelled[style] if style in spelled else frame.spell(style))
+
+
+def _skewed(frame: Frame, shift_ms: int) -> Frame:
+    return frame._replace(spell=lambda style: skew(frame.spell(style), shift_ms))
+
+
+def skew(payload: bytes, shift_ms: int) -> bytes:
+    """The same frame by a clock that is `shift_ms` off: every time of it moves, dates with their trade's time."""
+    trade_ms = [int(value) for name, value in _TIMES.findall(payload) if name in (b"trade_timestamp", b"ttms")]
+
+    def days(match: re.Match[bytes]) -> bytes:
+        moment = datetime.fromtimestamp((trade_ms[0] + shift_ms) // 1000, UTC)
+        day, clock = ("%Y-%m-%d", "%H:%M:%S") if b"-" in match[2] else ("%Y%m%d", "%H%M%S")
+        return b'"%b":"%b","%b":"%b"' % (
+            match[1], moment.strftime(day).encode(), match[3], moment.strftime(clock).encode()
+        )  # fmt: skip
+
+    if trade_ms:
+        payload = _DAYS.sub(days, payload)
+    return _TIMES.sub(lambda match: b'"%b":%d' % (match[1], int(match[2]) + shift_ms), payload)

@@ -1,0 +1,189 @@
+"""`observator verify fuzz`: nonsense at every place of the sandbox exchange, while a healthy client is served.
+
+Called by the command line and tests. Passes with no internal error, nobody left waiting, and flat memory.
+"""
+
+import json
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.request import Request, urlopen
+
+import uvloop
+import websocket
+
+from infra.figures import result_of, slope_of
+from infra.upbit.signing import sign
+from producers.verify.fuzz_frames import HANG_S, FrameFuzzer
+from producers.verify.fuzz_rest import RestFuzzer
+from producers.verify.sandbox_process import SandboxProcess, running_sandbox
+
+SEED = 1
+REQUESTS = 30_000
+FRAMES = 100_000
+LANES = 16
+LINES = 100
+LONGEST_WAIT_S = 10.0
+"""Of the healthy client; in the short form, which runs on busy machines, only a hang counts."""
+NONCES = 2_000
+"""So that the memory for them, which has a bound, is full before memory is judged."""
+MB_PER_10_000 = 1.0
+"""Largest upper bound of the memory's slope over what was sent, in the second half of either part."""
+_EVERY_S = 0.5
+_ACCOUNT = "fuzz"
+
+
+class Healthy(threading.Thread):
+    """A client that behaves: a signed request and a frame of the stream again and again, each timed."""
+
+    def __init__(self, sandbox: SandboxProcess, secret_key: str) -> None:
+        super().__init__(daemon=True)
+        self._sandbox = sandbox
+        self._secret_key = secret_key
+        self._ending = threading.Event()
+        self.served = 0
+        self.longest_s = 0.0
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        """Ask until told to stop."""
+        try:
+            client = websocket.create_connection(self._sandbox.ws_url, timeout=3 * LONGEST_WAIT_S)
+            client.send(json.dumps([{"ticket": "healthy"}, {"type": "orderbook", "codes": ["KRW-BTC.1"]}]))
+            while not self._ending.wait(0.02):
+                started = time.monotonic()
+                client.recv()
+                streamed = time.monotonic()
+                self._ask()
+                self.longest_s = max(self.longest_s, streamed - started, time.monotonic() - streamed)
+                self.served += 1
+            client.close()
+        except Exception as error:  # noqa: BLE001 - outermost of a thread: the check fails by it
+            self.error = error
+
+    def _ask(self) -> None:
+        request = Request(  # noqa: S310 - our own address
+            self._sandbox.url + "/v1/accounts", headers={"Authorization": sign(_ACCOUNT, self._secret_key)}
+        )
+        with urlopen(request, timeout=3 * LONGEST_WAIT_S) as answer:  # noqa: S310 - our own address
+            answer.read()
+
+    def close(self) -> None:
+        """End."""
+        self._ending.set()
+        self.join(4 * LONGEST_WAIT_S)
+
+
+def verify_fuzz(*, quick: bool = False) -> dict[str, object]:
+    """Requests first, then frames; each beside a healthy client."""
+    requests_count, frames_count = (800, 1_500) if quick else (REQUESTS, FRAMES)
+    with running_sandbox(
+        plan={"market_count": 10, "books_per_second": 5.0}, warmup_seconds=0, is_limited=False
+    ) as sandbox:
+        secret = sandbox.open_account(_ACCOUNT, {"KRW": "1000000000", "XRP": "1000000"})
+        rest = RestFuzzer(sandbox, _ACCOUNT, secret, SEED)
+        frames = FrameFuzzer(sandbox, _ACCOUNT, secret, SEED)
+        lines = 20 if quick else LINES
+        figures = _run("requests", rest, sandbox, secret, rest.run(requests_count, LANES))
+        figures |= _run("frames", frames, sandbox, secret, frames.run(frames_count, lines))
+        figures |= _of_rest(rest) | _of_frames(frames)
+        figures |= {
+            "internal errors: statuses of 500 and more": rest.internal,
+            "internal errors: tracebacks in the log": sandbox.log.count("Traceback (most recent call last)"),
+            "hangs: requests, frames": rest.hangs + frames.hangs,
+            "requests without an answer": rest.unanswered,
+            "connections left behind": _left_behind(sandbox),
+        }
+        conditions = {
+            "quick": quick,
+            "seed": SEED,
+            "lines": lines,
+            "examples": rest.examples,
+            "log": _traces(sandbox.log),
+        }
+    waits = [figures[f"{part}: longest wait of the healthy client, s"] for part in ("requests", "frames")]
+    passed = (
+        not any(value for name, value in figures.items() if name.startswith(("internal", "hangs", "requests without")))
+        and figures["connections left behind"] == 0
+        and max(waits) < (HANG_S if quick else LONGEST_WAIT_S)
+        and (quick or all(figures[f"{part}: MB per 10,000, upper"] <= MB_PER_10_000 for part in ("requests", "frames")))
+    )
+    return result_of("fuzz", figures, conditions, passed=passed)
+
+
+def _run(
+    part: str, fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, secret: str, work: Coroutine[Any, Any, None]
+) -> dict[str, float]:
+    """Run one part with memory sampled and a healthy client beside it."""
+    samples: list[tuple[float, float]] = []
+    healthy = Healthy(sandbox, secret)
+    healthy.start()
+    started = time.monotonic()
+    with _sampled(fuzzer, sandbox, samples):
+        uvloop.run(work)
+    elapsed = time.monotonic() - started
+    healthy.close()
+    later = [point for point in samples if point[0] >= samples[-1][0] / 2]  # caches fill at first
+    slope, error = slope_of(later)
+    return {
+        f"{part}: sent": fuzzer.sent,
+        f"{part}: seconds": round(elapsed, 1),
+        f"{part}: requests of the healthy client served": healthy.served,
+        f"{part}: longest wait of the healthy client, s": round(healthy.longest_s, 3),
+        f"hangs: healthy client cut off, {part}": int(healthy.error is not None or healthy.is_alive()),
+        f"{part}: MB at the end": round(sandbox.own_memory_mb(), 1),
+        f"{part}: MB per 10,000": round(slope, 3),
+        f"{part}: MB per 10,000, lower": round(slope - 1.96 * error, 3),
+        f"{part}: MB per 10,000, upper": round(slope + 1.96 * error, 3),
+    }
+
+
+@contextmanager
+def _sampled(
+    fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, samples: list[tuple[float, float]]
+) -> Iterator[None]:
+    """Take tens of thousands sent and MB every now and then, until left."""
+    stop = threading.Event()
+
+    def sample() -> None:
+        while not stop.wait(_EVERY_S):
+            samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb()))
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb()))
+
+
+def _of_rest(rest: RestFuzzer) -> dict[str, float]:
+    found: dict[str, float] = {
+        "requests: routes": rest.routes,
+        "requests: routes reached": len(rest.reached),
+        "requests: routes that carried one out": len(rest.carried_out),
+    }
+    return found | {f"requests: answered {status}": rest.statuses[status] for status in sorted(rest.statuses)}
+
+
+def _of_frames(frames: FrameFuzzer) -> dict[str, float]:
+    found: dict[str, float] = {f"frames: {end}": count for end, count in sorted(frames.ends.items())}
+    return {"frames: lines opened": frames.lines} | found
+
+
+def _left_behind(sandbox: SandboxProcess) -> int:
+    """Public connections that the server still holds a while after everybody left."""
+    ended = time.monotonic() + LONGEST_WAIT_S
+    while (left := int(sandbox.control("GET", "/sandbox/status")["connections"])) and time.monotonic() < ended:
+        time.sleep(0.1)
+    return left
+
+
+def _traces(log: str) -> list[str]:
+    """What the first few tracebacks end with."""
+    parts = log.split("Traceback (most recent call last):\n")[1:6]
+    return [next((line for line in part.splitlines() if not line.startswith(" ")), "")[:200] for part in parts]
