@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MANIFEST_S = 30.0
+
 
 def topic_specs() -> list[TopicSpec]:
     """All topics as the log creates them."""
@@ -63,6 +65,7 @@ def open_run(name: str, settings: Settings, log: "KafkaLog") -> None:
     )
     publisher = log.publisher(linger_ms=0)
     publisher.publish("manifests", name, encode(RunManifest(**as_fields(manifest))))
+    publisher.flush(_MANIFEST_S)  # a broker that has just started may take longer than `close` waits
     publisher.close()
 
 
