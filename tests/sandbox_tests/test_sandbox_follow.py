@@ -273,7 +273,12 @@ def test_a_lost_broker_is_sat_out(breakable_broker: "KafkaServer", tmp_path: Pat
         log.create_topics(topic_specs())
         writer = Writer(log)
         writer.book()
-        opened = {"kind": "follow", "followed_log": lambda: KafkaLog(bootstrap, prefix), "stale_seconds": 2.0}
+        opened = {
+            "kind": "follow",
+            "followed_log": lambda: KafkaLog(bootstrap, prefix),
+            "stale_seconds": 2.0,
+            "cash": "1000000000",
+        }
         with SandboxThread(tmp_path, **opened, is_limited=False) as sandbox:
             until(lambda: sandbox.status()["is_warm"], 20)
             breakable_broker.kill()

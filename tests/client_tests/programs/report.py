@@ -53,7 +53,7 @@ async def acall(name: str, function: Callable[[], Awaitable[Any]], check: Callab
     return value
 
 
-def until(function: Callable[[], Any], check: Callable[[Any], Any], patience_s: float = 5.0) -> Any:
+def until(function: Callable[[], Any], check: Callable[[Any], Any], patience_s: float = 30.0) -> Any:
     """Ask again until `check` holds: orders are filled and cancelled after their answer."""
     deadline = time.monotonic() + patience_s
     while True:
