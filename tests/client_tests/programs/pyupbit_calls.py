@@ -49,7 +49,8 @@ def trading() -> None:
     )
     bought = call("Upbit.buy_market_order", lambda: upbit.buy_market_order(BTC, 300000), is_accepted)
     assert bought is not None
-    volume = until(lambda: upbit.get_balance("BTC"), bool)
+    until(lambda: upbit.get_individual_order(bought["uuid"]), lambda order: order["state"] in {"done", "cancel"})
+    volume = upbit.get_balance("BTC")
     call("Upbit.sell_limit_order", lambda: upbit.sell_limit_order(BTC, high, round(volume / 2, 8)), is_accepted)
     call("Upbit.sell_market_order", lambda: upbit.sell_market_order(BTC, round(volume / 3, 8)), is_accepted)
 
