@@ -29,9 +29,7 @@ class _Watch(threading.Thread):
 
     def __init__(self, running: Deployment) -> None:
         super().__init__(daemon=True)
-        self._reader = running.log.reader(
-            {slot: end for slot, (_, end) in running.bounds(["signals"]).items()}
-        )
+        self._reader = running.log.reader({slot: end for slot, (_, end) in running.bounds(["signals"]).items()})
         self._stop_asked = threading.Event()
         self.last_ms: dict[int, float] = {}
         self.counts: dict[int, int] = defaultdict(int)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from producers.sandbox import socket_faults
+from producers.sandbox.fault import TYPES, Switched, Types, check_range, checked
 from producers.sandbox.refusals import OrderRefused
 from producers.sandbox.socket_faults import SOCKET_NAMES, SocketFault, SocketFaults
 
@@ -26,33 +27,28 @@ answer; crash-unwritten and crash-halfway: when what the request did is to be wr
 disk."""
 
 
-@dataclass(slots=True)
-class Fault:
-    """One switched-on fault; `count` null means until switched off."""
+_LONGEST_SECONDS = 3600
 
-    name: str
+
+@dataclass(slots=True)
+class Fault(Switched):
+    """A fault of requests."""
+
     method: str = "POST"
     path: str = "/v1/orders"
-    count: int | None = 1
-    probability: float = 1.0
-    seconds: float = 1.0
     error: str = "insufficient_funds_bid"
     burn: bool | None = None
     is_done: bool = False
-    drawn: int = 0
 
     def matches(self, method: str, path: str) -> bool:
         """Whether it is meant for such a request."""
-        return self.method in {"*", method} and self.path in {"*", path} and (self.count is None or self.count > 0)
+        return self.method in {"*", method} and self.path in {"*", path}
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "name": (str,),
+_TYPES: Types = {
+    **TYPES,
     "method": (str,),
     "path": (str,),
-    "count": (int, type(None)),
-    "probability": (int, float),
-    "seconds": (int, float),
     "error": (str,),
     "burn": (bool, type(None)),
     "is_done": (bool,),
@@ -65,13 +61,8 @@ def read(body: Any) -> Fault | SocketFault:
         raise OrderRefused("bad_request", f"name must be one of {', '.join(NAMES)}")
     if body["name"] in SOCKET_NAMES:
         return socket_faults.read(body)
-    for key, value in body.items():
-        if key not in _TYPES or not isinstance(value, _TYPES[key]):
-            raise OrderRefused("bad_request", f"{key} is unknown or has a wrong value")
-    fault = Fault(**body)
-    is_count_good = fault.count is None or fault.count > 0
-    if not (0 < fault.probability <= 1 and 0 <= fault.seconds <= 3600 and is_count_good):
-        raise OrderRefused("bad_request", "count, probability or seconds is out of range")
+    fault = Fault(**checked(body, _TYPES))
+    check_range(fault, 0, _LONGEST_SECONDS)
     return fault
 
 
@@ -101,10 +92,4 @@ class Faults:
 
     def draw(self, method: str, path: str) -> Fault | None:
         """The fault that this request meets, if any."""
-        for fault in self._faults:
-            if fault.matches(method, path) and self._random.random() < fault.probability:
-                if fault.count is not None:
-                    fault.count -= 1
-                fault.drawn += 1
-                return fault
-        return None
+        return next((one for one in self._faults if one.matches(method, path) and one.happens(self._random)), None)

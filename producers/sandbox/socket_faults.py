@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
+from producers.sandbox.fault import TYPES, Switched, Types, check_range, checked
 from producers.sandbox.feeds import Frame, Style
-from producers.sandbox.refusals import OrderRefused
 
 Name = Literal[
     "drop-connection", "duplicate-frame", "lost-frame", "reorder-frames", "late-events", "freeze-feed", "clock-skew",
@@ -33,46 +33,27 @@ _DAYS = re.compile(rb'"(trade_date|td|tdt)":"(\d{4}-?\d\d-?\d\d)","(trade_time|t
 
 
 @dataclass(slots=True)
-class SocketFault:
-    """One switched-on fault; `count` null means until switched off, `kind` and `market` say which frames meet it."""
+class SocketFault(Switched):
+    """A fault of frames; `kind` and `market` say which ones meet it."""
 
-    name: str
     kind: str = "*"
     market: str = "*"
-    count: int | None = 1
-    probability: float = 1.0
-    seconds: float = 1.0
-    drawn: int = 0
 
     def matches(self, frame: Frame) -> bool:
         """Whether it is meant for such a frame."""
-        is_meant = self.kind in {"*", frame.kind} and self.market in {"*", frame.market}
-        return is_meant and (self.count is None or self.count > 0)
+        return self.kind in {"*", frame.kind} and self.market in {"*", frame.market}
 
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "name": (str,),
-    "kind": (str,),
-    "market": (str,),
-    "count": (int, type(None)),
-    "probability": (int, float),
-    "seconds": (int, float),
-}
+_TYPES: Types = {**TYPES, "kind": (str,), "market": (str,)}
 
 
 def read(body: dict[str, Any]) -> SocketFault:
     """Read one fault whose name is known; raises `OrderRefused` (`bad_request`) for nonsense."""
-    for key, value in body.items():
-        if key not in _TYPES or not isinstance(value, _TYPES[key]) or (isinstance(value, bool)):
-            raise OrderRefused("bad_request", f"{key} is unknown or has a wrong value")
-    values = dict(body)
+    values = checked(body, _TYPES)
     if values["name"] in _LASTING or values["name"] == "clock-skew":
         values.setdefault("count", None)
     fault = SocketFault(**values)
-    least = -_LONGEST_SECONDS if fault.name == "clock-skew" else 0
-    is_count_good = fault.count is None or fault.count > 0
-    if not (0 < fault.probability <= 1 and least <= fault.seconds <= _LONGEST_SECONDS and is_count_good):
-        raise OrderRefused("bad_request", "count, probability or seconds is out of range")
+    check_range(fault, -_LONGEST_SECONDS if fault.name == "clock-skew" else 0, _LONGEST_SECONDS)
     return fault
 
 
@@ -158,12 +139,7 @@ class SocketFaults:
         return 0.0
 
     def _draws(self, fault: SocketFault, frame: Frame) -> bool:
-        if not fault.matches(frame) or self._random.random() >= fault.probability:
-            return False
-        if fault.count is not None:
-            fault.count -= 1
-        fault.drawn += 1
-        return True
+        return fault.matches(frame) and fault.happens(self._random)
 
 
 def pinned(frame: Frame, styles: Iterable[Style]) -> Frame:

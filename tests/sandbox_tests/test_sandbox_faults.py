@@ -117,6 +117,8 @@ def test_nonsense_on_the_control_interface_is_refused(sandbox: SandboxThread) ->
         ("/sandbox/faults", {"name": "refused", "burn": "yes"}),
         ("/sandbox/faults", {"name": "refused", "what": 1}),
         ("/sandbox/faults", {"name": "refused", "probability": 2}),
+        ("/sandbox/faults", {"name": "refused", "count": True}),
+        ("/sandbox/faults", {"name": "refused", "seconds": True}),
         ("/sandbox/faults", {"name": "refused", "count": 0}),
         ("/sandbox/switches", {"burn_refused_identifiers": 1}),
         ("/sandbox/accounts", {"access_key": "../x"}),
