@@ -6,6 +6,7 @@ order book's prices (numbers, not texts), a market buy (it has no volume); and t
 
 import os
 import uuid
+from decimal import ROUND_FLOOR, Decimal
 from typing import Any
 
 import upbit
@@ -101,7 +102,7 @@ def trading() -> None:
         lambda o: float(ended(o.uuid).executed_volume) > 0,
     )
     volume = ended(bought.uuid).executed_volume
-    half = f"{float(volume) / 2:.8f}"
+    half = str((Decimal(volume) / 2).quantize(Decimal("1e-8"), ROUND_FLOOR))
     call(
         "orders.create(market)",
         lambda: market_orders.create(market=BTC, side="ask", ord_type="market", volume=half),
