@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from streams.messages import (
+    AccountPaused,
     CancelIntent,
     Intent,
     OrderAccepted,
@@ -19,6 +20,7 @@ from streams.messages import (
     OrderRejected,
     OrderSent,
     OrderUnknown,
+    RequestTold,
     Veto,
     key_of,
 )
@@ -68,7 +70,7 @@ class WatchedOrders:
         """Take what became of one."""
         if isinstance(message, OrderFilled):
             self._on_fill(message)
-        elif not isinstance(message, Veto):
+        elif not isinstance(message, Veto | RequestTold | AccountPaused):
             outcome = self.outcomes[_OUTCOMES[type(message)]]
             if isinstance(message, OrderRejected) and message.intent_id not in outcome:
                 self.rejections[message.name] += 1

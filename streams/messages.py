@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Literal
 import msgspec
 
 Side = Literal["buy", "sell"]
-Purpose = Literal["entry", "exit", "protective-exit"]
+Purpose = Literal["entry", "exit", "protective-exit", "manual"]
+"""`manual` is a person's own order: treated like an entry where it is in doubt, never as one of a strategy."""
 Feed = Literal["synthetic", "recording", "upbit"]
 
 
@@ -194,6 +195,57 @@ class Signal(Message, frozen=True, kw_only=True, gc=False, tag="signal"):
 # --- people's will ------------------------------------------------------------------------------------------------
 
 
+class ExitRules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How a position ends besides its stop loss and its horizon; null: that rule is not used."""
+
+    take_profit_percent: Decimal | None = None
+    """Above the average price."""
+    is_take_profit_resting: bool = False
+    """Whether the take profit rests at the exchange as a limit order."""
+    trailing_percent: Decimal | None = None
+    """Below the highest best bid since the position was opened."""
+    time_stop_ms: int | None = None
+    """Longest life in market time; null: the signal's horizon."""
+    on_stale: Literal["hold", "sell"] = "hold"
+    """What becomes of a position whose market data are too old."""
+
+
+class RiskLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Largest values that one account may reach; null: no limit. Money in quote currency."""
+
+    order_funds: Decimal | None = None
+    market_exposure: Decimal | None = None
+    """Cost of what is held plus open entries, per market."""
+    exposure: Decimal | None = None
+    """The same over all markets."""
+    orders_per_day: int | None = None
+    daily_loss: Decimal | None = None
+    """Realised and unrealised, since 00:00 KST."""
+    drawdown: Decimal | None = None
+    """From the highest equity seen."""
+    price_band_percent: Decimal | None = None
+    """A limit price's distance from the mid price."""
+    cancel_ratio: float | None = None
+    """Cancelled share of the day's orders, from the twentieth order on."""
+    market_share_percent: Decimal | None = None
+    """Share of what traded in the market within the last minute."""
+
+
+class StrategySettings(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One strategy of an account; it has a ledger of its own under `id`."""
+
+    id: str
+    kind: str = "order-book"
+    """A name of `models.strategies.registry`."""
+    parameters: dict[str, str] = {}
+    entry_funds: Decimal | None = None
+    """Null: the account's."""
+    markets: list[str] = []
+    """Allowed markets; empty: the account's."""
+    exits: ExitRules | None = None
+    """Null: the account's."""
+
+
 class AccountSettings(Message, frozen=True, kw_only=True, gc=False, tag="account-settings"):
     """All that decides how one account trades; the newest one replaces the earlier. Percent values are per cent."""
 
@@ -219,6 +271,14 @@ class AccountSettings(Message, frozen=True, kw_only=True, gc=False, tag="account
     cooldown_ms: int = 10_000
     """Pause in a market after a position was closed."""
     event_ms: int = 0
+    user: str = ""
+    """The person behind it; accounts of one person never trade against each other."""
+    strategies: list[StrategySettings] = []
+    """Empty: the order-book strategy with the values above, under the id ``."""
+    is_netting: bool = False
+    """Whether several strategies may hold the same market; each keeps its ledger."""
+    exits: ExitRules = ExitRules()
+    limits: RiskLimits = RiskLimits()
 
 
 class TradingStarted(Message, frozen=True, kw_only=True, gc=False, tag="trading-started"):
@@ -263,6 +323,91 @@ class LedgerAccepted(Message, frozen=True, kw_only=True, gc=False, tag="ledger-a
     by: str
 
 
+class AccountResumed(Message, frozen=True, kw_only=True, gc=False, tag="account-resumed"):
+    """A person has looked at a paused account: it may enter again."""
+
+    account: str
+    event_ms: int
+    by: str
+
+
+class OrderRequested(Message, frozen=True, kw_only=True, gc=False, tag="order-requested"):
+    """A person's order: at once, at a time, again and again, or at a price. Amounts as in `OrderIntent`."""
+
+    id: str
+    account: str
+    pocket: str
+    exchange: str
+    market: str
+    side: Side
+    order_type: Literal["limit", "price", "market", "best"]
+    price: Decimal | None = None
+    quantity: Decimal | None = None
+    funds: Decimal | None = None
+    time_in_force: Literal["", "ioc", "fok", "post_only"] = ""
+    at_ms: int | None = None
+    """Not before this market time; null: at once."""
+    every_ms: int | None = None
+    """Again after this; null: once."""
+    times: int | None = None
+    """How often in all where `every_ms` is set; null: until cancelled."""
+    trigger_price: Decimal | None = None
+    """Only once the best price of the other side is at or beyond it; null: no condition."""
+    trigger: Literal["", "at-or-below", "at-or-above"] = ""
+    expires_ms: int | None = None
+    """Market time after which it does not fire any more."""
+    is_assisted: bool = True
+    """Whether the execution assistant may wait for a better price, until `patience_ms` after it fired."""
+    patience_ms: int = 30_000
+    event_ms: int
+    by: str
+
+
+class RequestChanged(Message, frozen=True, kw_only=True, gc=False, tag="request-changed"):
+    """A waiting request is replaced by `request`, which keeps its id; what fired already is not changed."""
+
+    account: str
+    pocket: str
+    request: OrderRequested
+    event_ms: int
+    by: str
+
+
+class RequestCancelled(Message, frozen=True, kw_only=True, gc=False, tag="request-cancelled"):
+    """A waiting request never fires; an order that it placed already is cancelled."""
+
+    account: str
+    pocket: str
+    request_id: str
+    event_ms: int
+    by: str
+
+
+class KeyDeposited(Message, frozen=True, kw_only=True, gc=False, tag="key-deposited"):
+    """An exchange key for a pocket, sealed for the executor; inside stand account, key id, access and secret key."""
+
+    account: str
+    pocket: str
+    key_id: str
+    """A name for people, no part of the key."""
+    sealed: str
+    """libsodium sealed box, base64."""
+    public_key_id: str
+    """Which of the executor's public keys it is sealed for."""
+    event_ms: int
+    by: str
+
+
+class KeyRemoved(Message, frozen=True, kw_only=True, gc=False, tag="key-removed"):
+    """A pocket's key is not used any more and is erased by the executor."""
+
+    account: str
+    pocket: str
+    key_id: str
+    event_ms: int
+    by: str
+
+
 # --- orders -------------------------------------------------------------------------------------------------------
 
 
@@ -273,7 +418,7 @@ class OrderIntent(Message, frozen=True, kw_only=True, gc=False, tag="order-inten
 
     hashed: ClassVar[tuple[str, ...]] = (
         "id", "account", "pocket", "exchange", "market", "side", "order_type", "price", "quantity", "funds",
-        "time_in_force", "purpose", "cause_kind", "cause_id", "event_ms", "expires_ms",
+        "time_in_force", "purpose", "cause_kind", "cause_id", "event_ms", "expires_ms", "strategy", "replaces",
     )  # fmt: skip
     id: str
     account: str
@@ -287,7 +432,18 @@ class OrderIntent(Message, frozen=True, kw_only=True, gc=False, tag="order-inten
     funds: Decimal | None
     time_in_force: Literal["", "ioc", "fok", "post_only"]
     purpose: Purpose
-    cause_kind: Literal["signal", "stop", "time-stop", "expectation", "halt", "request"]
+    cause_kind: Literal[
+        "signal",
+        "stop",
+        "take-profit",
+        "trailing",
+        "time-stop",
+        "expectation",
+        "stale",
+        "halt",
+        "request",
+        "late-order",
+    ]
     cause_id: str
     event_ms: int
     """Time of the record that caused it."""
@@ -296,6 +452,10 @@ class OrderIntent(Message, frozen=True, kw_only=True, gc=False, tag="order-inten
     reason: str
     expected_bp: float | None = None
     cost_bp: float | None = None
+    strategy: str = ""
+    """Id of the strategy whose ledger it belongs to; empty: the account's only one, or none."""
+    replaces: str = ""
+    """Intent whose open order this one takes the place of (cancel-and-replace); empty: none."""
 
 
 class CancelIntent(Message, frozen=True, kw_only=True, gc=False, tag="cancel-intent"):
@@ -421,6 +581,35 @@ class Veto(Message, frozen=True, kw_only=True, gc=False, tag="veto"):
     best_expected_bp: float | None = None
     needed_bp: float | None = None
     horizon_ms: int | None = None
+    strategy: str = ""
+
+
+class RequestTold(Message, frozen=True, kw_only=True, gc=False, tag="request-told"):
+    """What became of a person's request."""
+
+    id: str
+    account: str
+    pocket: str
+    state: Literal["waiting", "fired", "done", "cancelled", "refused", "missed"]
+    text: str
+    """Words for people."""
+    intent_id: str = ""
+    """The order that it fired last."""
+    saved: Decimal | None = None
+    """Money that the assistant saved against sending at once, quote currency; null: not known, or the control group."""
+    is_control: bool = False
+    """Whether it was sent at once by lot, to measure what waiting is worth."""
+    event_ms: int
+
+
+class AccountPaused(Message, frozen=True, kw_only=True, gc=False, tag="account-paused"):
+    """Somebody else's hand was seen in the account: no entries until a person answers with `AccountResumed`."""
+
+    account: str
+    pocket: str
+    reason: str
+    text: str
+    event_ms: int
 
 
 class Balance(Message, frozen=True, kw_only=True, gc=False, tag="balance"):
@@ -549,16 +738,29 @@ class DeadLetter(Message, frozen=True, kw_only=True, gc=False, tag="dead-letter"
 
 
 MarketData = OrderBook | Trade | Heartbeat | Hole
-Control = AccountSettings | TradingStarted | TradingStopped | Halt | Warmed | LedgerAccepted
+Control = AccountSettings | TradingStarted | TradingStopped | Halt | Warmed | LedgerAccepted | AccountResumed
+Request = OrderRequested | RequestChanged | RequestCancelled
+Command = KeyDeposited | KeyRemoved
 Intent = OrderIntent | CancelIntent
 OrderEvent = (
-    OrderSent | OrderAccepted | OrderFilled | OrderCancelled | OrderRejected | OrderUnknown | OrderExpired | Veto
+    OrderSent
+    | OrderAccepted
+    | OrderFilled
+    | OrderCancelled
+    | OrderRejected
+    | OrderUnknown
+    | OrderExpired
+    | Veto
+    | RequestTold
+    | AccountPaused
 )
 
 ALL: tuple[type[Message], ...] = (
     OrderBook, Trade, Heartbeat, Hole, FeedEvent, Market, Features, Signal, AccountSettings, TradingStarted,
-    TradingStopped, Halt, Warmed, LedgerAccepted, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled,
-    OrderCancelled, OrderRejected, OrderUnknown, OrderExpired, Veto, Balance, RunManifest, TradeInput, AccountState,
+    TradingStopped, Halt, Warmed, LedgerAccepted, AccountResumed, OrderRequested, RequestChanged, RequestCancelled,
+    KeyDeposited, KeyRemoved, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled,
+    OrderCancelled, OrderRejected, OrderUnknown, OrderExpired, Veto, RequestTold,
+    AccountPaused, Balance, RunManifest, TradeInput, AccountState,
     ModelEvent, Refusals, LogLine, DeadLetter,
 )  # fmt: skip
 

@@ -57,18 +57,23 @@ TOPICS: dict[str, Topic] = {
         Topic("signals", (m.Signal,), BY_MARKET, "market", 30),
         Topic(
             "controls",
-            (m.AccountSettings, m.TradingStarted, m.TradingStopped, m.Halt, m.Warmed, m.LedgerAccepted),
+            (
+                m.AccountSettings, m.TradingStarted, m.TradingStopped, m.Halt, m.Warmed, m.LedgerAccepted,
+                m.AccountResumed,
+            ),
             1,
             "account",
             None,
             is_flushed=True,
         ),
+        Topic("commands", (m.KeyDeposited, m.KeyRemoved), 1, "account", 30),
+        Topic("order-requests", (m.OrderRequested, m.RequestChanged, m.RequestCancelled), BY_POCKET, "pocket", 30),
         Topic("order-intents", (m.OrderIntent, m.CancelIntent), BY_POCKET, "pocket", 30),
         Topic(
             "order-events",
             (
                 m.OrderSent, m.OrderAccepted, m.OrderFilled, m.OrderCancelled, m.OrderRejected, m.OrderUnknown,
-                m.OrderExpired, m.Veto,
+                m.OrderExpired, m.Veto, m.RequestTold, m.AccountPaused,
             ),
             BY_POCKET,
             "pocket",

@@ -78,6 +78,7 @@ def _tests(
     yield not account.is_trading, Reason.TRADING_STOPPED
     yield settings.venue != "paper", Reason.LIVE_NOT_OFFERED
     yield account.is_ledger_broken, Reason.LEDGER_DIFFERS
+    yield bool(account.paused), Reason.PAUSED
     yield is_warming_up(best.bin_ms, shared, parameters), Reason.WARM_UP
     yield bool(settings.markets) and best.market not in settings.markets, Reason.MARKET_NOT_CHOSEN
     yield facts is not None and facts.is_suspect, Reason.CAUTION

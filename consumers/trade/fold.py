@@ -51,7 +51,14 @@ class Fold:
                 self._on_market(message)
                 return []
             if isinstance(
-                message, m.AccountSettings | m.TradingStarted | m.TradingStopped | m.Halt | m.Warmed | m.LedgerAccepted
+                message,
+                m.AccountSettings
+                | m.TradingStarted
+                | m.TradingStopped
+                | m.Halt
+                | m.Warmed
+                | m.LedgerAccepted
+                | m.AccountResumed,
             ):
                 return self._on_control(message)
             return self._on_order_event(message)
@@ -213,6 +220,10 @@ class Fold:
         if isinstance(control, m.LedgerAccepted):
             for account in self._named(control.account):
                 positions.accept_ledger(account, control.holdings, shared.now_ms)
+            return []
+        if isinstance(control, m.AccountResumed):
+            for account in self._named(control.account):
+                account.paused = ""
             return []
         for account in self._named(control.account):
             account.is_trading = isinstance(control, m.TradingStarted)

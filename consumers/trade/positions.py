@@ -32,7 +32,10 @@ _STATES: dict[type[m.OrderEvent], str] = {
 
 def on_order_event(account: Account, event: m.OrderEvent, now_ms: int, parameters: Parameters) -> None:
     """Take one event of the executor."""
-    if isinstance(event, m.Veto):
+    if isinstance(event, m.AccountPaused):
+        account.paused = event.reason
+        return
+    if isinstance(event, m.Veto | m.RequestTold):
         return
     order = account.orders.get(event.intent_id)
     if order is None:

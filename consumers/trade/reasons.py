@@ -18,6 +18,7 @@ class Reason(StrEnum):
     TRADING_STOPPED = "trading-stopped"
     LIVE_NOT_OFFERED = "live-not-offered"
     LEDGER_DIFFERS = "ledger-differs"
+    PAUSED = "paused"
     WARM_UP = "warm-up"
     MARKET_NOT_CHOSEN = "market-not-chosen"
     HORIZON_NOT_CHOSEN = "horizon-not-chosen"
@@ -50,6 +51,10 @@ WORDS: dict[Reason, tuple[str, str]] = {
     Reason.LEDGER_DIFFERS: (
         "The account's ledger does not agree with its fills; a person must look.",
         "계좌 장부와 체결 내역이 일치하지 않습니다. 확인이 필요합니다.",
+    ),
+    Reason.PAUSED: (
+        "Somebody else traded in the account: it waits for a person's word.",
+        "계좌에서 다른 거래가 감지되어 확인을 기다리고 있습니다.",
     ),
     Reason.WARM_UP: ("The market is warming up.", "준비(워밍업) 구간입니다."),
     Reason.MARKET_NOT_CHOSEN: ("This market is not among the account's markets.", "선택하지 않은 마켓입니다."),

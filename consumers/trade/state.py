@@ -204,6 +204,8 @@ class Account(msgspec.Struct, kw_only=True):
     """Profit and loss of what was sold, net of all fees."""
     paid_fees: Decimal = ZERO
     is_ledger_broken: bool = False
+    paused: str = ""
+    """Why the executor paused it; empty: it did not. A person ends that."""
     day: Day = msgspec.field(default_factory=Day)
 
     @property
