@@ -4,6 +4,7 @@ Verbs import what they need when they run, so that help answers at once.
 """
 
 import importlib
+import inspect
 import json
 import logging
 import os
@@ -21,7 +22,11 @@ import typer
 from infra.errors import BadSettings, ObservatorError, Stop, TopicMissing, Unsupported
 
 if TYPE_CHECKING:
+    from consumers.execute.halts_verbs import Outcome
+    from consumers.execute.keys_command import KeyVerbs
+    from consumers.execute.requests.verbs import Counter, Draft
     from infra.settings import Settings
+    from streams.messages import RequestTold
 
 logger = logging.getLogger(__name__)
 
@@ -38,21 +43,29 @@ PROCESSES = {
 """Where each process of the `Procfile` begins; `kafka` and `page` become another program."""
 
 VERIFY: dict[str, str] = {
+    "drills": "consumers.verify.drills:verify_drills",
     "fuzz": "producers.verify.fuzz:verify_fuzz",
+    "halts": "consumers.verify.halts:verify_halts",
     "journal": "consumers.verify.journal:verify_journal",
     "matching": "producers.verify.matching:verify_matching",
     "orders": "consumers.execute.verify:verify_orders",
     "parity": "observator:parity",
     "recovery": "consumers.verify.recovery:verify_recovery",
     "restarts": "consumers.verify.restarts:verify_restarts",
+    "risk": "consumers.verify.risk:verify_risk",
+    "secrets": "consumers.verify.secrets:verify_secrets",
     "synthetic": "producers.verify.synthetic:verify_synthetic",
 }
 """What `verify` can show: name to `module:function`, called with `quick` and what further options it names."""
 
 BENCH: dict[str, str] = {
+    "accounts": "consumers.verify.bench_accounts:bench_accounts",
     "features": "consumers.verify.bench_features:bench_features",
     "memory": "consumers.verify.bench_memory:bench_memory",
+    "restart": "consumers.execute.bench_restart:bench_restart",
     "sandbox": "producers.verify.bench_sandbox:bench_sandbox",
+    "saturation": "consumers.verify.bench_saturation:bench_saturation",
+    "signal-to-order": "consumers.verify.bench_orders:bench_signal_to_order",
     "tick-to-signal": "consumers.verify.bench_latency:bench_tick_to_signal",
 }
 """What `bench` can measure."""
@@ -70,8 +83,42 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+order_app = typer.Typer(help="Orders by hand: at once, at a time, again and again, at a price.", no_args_is_help=True)
+app.add_typer(order_app, name="order")
+account_app = typer.Typer(help="The trading accounts.", no_args_is_help=True)
+app.add_typer(account_app, name="account")
+keys_app = typer.Typer(
+    help="The exchange keys: sealed here for the executor, which alone opens them.", no_args_is_help=True
+)
+app.add_typer(keys_app, name="keys")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Language = Annotated[Literal["en", "ko"], typer.Option(help="Language of the words.")]
+Account = Annotated[str, typer.Option(help="The trading account.")]
+Pocket = Annotated[str, typer.Option(help="Its pocket at the exchange; without: by the account's settings.")]
+KeySource = Annotated[
+    str | None, typer.Option("--from", help="File with the key, `-` for the standard input; without: a prompt.")
+]
+PublicKey = Annotated[Path | None, typer.Option(help="The executor's public key, where it runs on another host.")]
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the executor's answer.")]
+Ordering = Annotated[str, typer.Option("--account", help="Trading account; default: the paper account.")]
+Funds = Annotated[str | None, typer.Option(help="Amount in quote currency (won).")]
+Quantity = Annotated[str | None, typer.Option(help="Amount in base currency (coins).")]
+Percent = Annotated[str | None, typer.Option(help="Per cent of what is available now.")]
+Price = Annotated[
+    str | None, typer.Option(help="Limit price, or `bid` or `ask` for the best one; without: at the market.")
+]
+At = Annotated[str | None, typer.Option(help='Not before, as "2026-11-22 09:00" (Korean time).')]
+Every = Annotated[str | None, typer.Option(help="Again after this: 30m, 12h, 1d, 2w.")]
+Times = Annotated[int | None, typer.Option(min=1, help="How often in all; without: until cancelled.")]
+WhenBelow = Annotated[str | None, typer.Option(help="Once the other side's best price is at or below this.")]
+WhenAbove = Annotated[str | None, typer.Option(help="Once the other side's best price is at or above this.")]
+Until = Annotated[str | None, typer.Option(help="Not after, written like --at.")]
+Assisted = Annotated[
+    bool | None, typer.Option("--assisted/--at-once", help="Whether to wait for a better price; default: it may.")
+]
+Patience = Annotated[float | None, typer.Option(min=0, max=3600, help="Seconds it may wait; default 30.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")]
 Seconds = Annotated[
     float | None, typer.Option(min=0.001, help="Live seconds after the warm-up; without: until Ctrl-C.")
 ]
@@ -205,6 +252,335 @@ def status(context: typer.Context, *, as_json: Json = False) -> None:
 
 
 @app.command()
+def halt(
+    context: typer.Context,
+    account: Annotated[str, typer.Option(help="One account; without: all of them.")] = "*",
+    kind: Annotated[
+        Literal["no-new-orders", "sell-all"], typer.Option(help="Keep the stops, or cancel and sell everything.")
+    ] = "no-new-orders",
+    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait until nothing is open any more.")] = 60,
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Stop new orders at once, with or without Kafka; code 3 if unsettled, 4 where no executor runs (it holds all the
+    same).
+    """
+    from consumers.execute.halts_verbs import Verbs  # noqa: PLC0415 - help must answer at once
+
+    _end(Verbs(_settings(context), _to_people(is_json=as_json), language).halt(account, kind, timeout), is_json=as_json)
+
+
+@app.command()
+def resume(
+    context: typer.Context,
+    account: Annotated[str, typer.Option(help="One account; without: the halt of all.")] = "*",
+    language: Language = "en",
+    *,
+    has_looked: Annotated[bool, typer.Option("--yes-i-looked", help="Instead of typing the account's name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Lift a halt; asks for the account's name first, and says what is still open."""
+    from consumers.execute.halts_verbs import Verbs, asker  # noqa: PLC0415 - help must answer at once
+
+    verbs = Verbs(_settings(context), _to_people(is_json=as_json), language)
+    _end(verbs.resume(account, has_looked=has_looked, ask=asker()), is_json=as_json)
+
+
+@account_app.command("list")
+def account_list(context: typer.Context, language: Language = "en", *, as_json: Json = False) -> None:
+    """List the accounts, with why one is paused."""
+    from consumers.execute.interference_verbs import accounts, row_of  # noqa: PLC0415 - help must answer at once
+    from infra.servers.broker import open_log  # noqa: PLC0415 - same
+
+    with open_log(_settings(context)) as log:
+        rows = [row_of(account, language) for account in accounts(log).values()]
+    if rows or as_json:
+        _table("Accounts", rows, is_json=as_json)
+    else:
+        typer.echo("There is no account yet.")
+
+
+@account_app.command("resume")
+def account_resume(
+    context: typer.Context,
+    account: Annotated[str, typer.Argument(help="The paused account.")],
+    *,
+    has_looked: Annotated[bool, typer.Option("--yes-i-looked", help="Instead of typing the account's name.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Let an account enter again that was paused because somebody else traded in it."""
+    from consumers.execute.halts_verbs import asker  # noqa: PLC0415 - help must answer at once
+    from consumers.execute.interference_verbs import resume as resume_account  # noqa: PLC0415 - same
+    from infra.servers.broker import open_log  # noqa: PLC0415 - same
+
+    with open_log(_settings(context)) as log:
+        done = resume_account(log, account, has_looked=has_looked, ask=asker())
+    _print(done, is_json=True) if as_json else typer.echo(f"{account} may enter again.")
+
+
+@keys_app.command("add")
+def keys_add(
+    context: typer.Context,
+    account: Account,
+    pocket: Pocket = "",
+    key: Annotated[str, typer.Option(help="A name for the key; without: today's date.")] = "",
+    source: KeySource = None,
+    public_key: PublicKey = None,
+    wait: Wait = 20,
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Seal a key for the executor and hand it over; it is asked for without echo, and never an argument."""
+    verbs = _key_verbs(context, language, as_json=as_json)
+    _end(verbs.add(account, pocket, key, source, public_key, wait), is_json=as_json)
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    context: typer.Context,
+    account: Account,
+    pocket: Pocket = "",
+    key: Annotated[str, typer.Option(help="A name for the new key; without: today's date.")] = "",
+    source: KeySource = None,
+    public_key: PublicKey = None,
+    wait: Wait = 20,
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Put another key in the place of the one in use; the old one is used until the new one is checked."""
+    verbs = _key_verbs(context, language, as_json=as_json)
+    _end(verbs.rotate(account, pocket, key, source, public_key, wait), is_json=as_json)
+
+
+@keys_app.command("check")
+def keys_check(
+    context: typer.Context,
+    account: Account,
+    pocket: Pocket = "",
+    wait: Wait = 20,
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Have the executor ask the exchange what the key in use is good for; code 1 unless it is good."""
+    verbs = _key_verbs(context, language, as_json=as_json)
+    _end(verbs.check(account, pocket, wait), is_json=as_json)
+
+
+@keys_app.command("remove")
+def keys_remove(
+    context: typer.Context,
+    account: Account,
+    key: Annotated[str, typer.Option(help="The key's name, as `keys list` shows it.")],
+    pocket: Pocket = "",
+    wait: Wait = 20,
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Have the executor erase a key."""
+    verbs = _key_verbs(context, language, as_json=as_json)
+    _end(verbs.remove(account, pocket, key, wait), is_json=as_json)
+
+
+@keys_app.command("list")
+def keys_list(
+    context: typer.Context,
+    account: Annotated[str, typer.Option(help="One account; without: all.")] = "",
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the keys that ever came, masked, with state and expiry; on the executor's host."""
+    rows = _key_verbs(context, language, as_json=as_json).list_keys(account)
+    if rows or as_json:
+        _table("Keys", rows, is_json=as_json)
+    else:
+        typer.echo("No key was ever deposited.")
+
+
+@keys_app.command("reseal")
+def keys_reseal(context: typer.Context, language: Language = "en", *, as_json: Json = False) -> None:
+    """Make a new key pair for the executor and seal all keys for it; on the executor's host, as its user."""
+    _end(_key_verbs(context, language, as_json=as_json).reseal(), is_json=as_json)
+
+
+@app.command()
+def arm(context: typer.Context, account: Account, language: Language = "en", *, as_json: Json = False) -> None:
+    """Arm an account for real money: one of the three things that it needs; asks for the account's name."""
+    verbs = _key_verbs(context, language, as_json=as_json)
+    _end(verbs.arm(account, lambda words: _read_line(words, is_json=as_json)), is_json=as_json)
+
+
+@app.command()
+def disarm(context: typer.Context, account: Account, language: Language = "en", *, as_json: Json = False) -> None:
+    """Take back that an account was armed."""
+    _end(_key_verbs(context, language, as_json=as_json).disarm(account), is_json=as_json)
+
+
+@order_app.command("buy")
+def order_buy(
+    context: typer.Context,
+    market: Annotated[str, typer.Argument(help="Market, as KRW-BTC.")],
+    funds: Funds = None,
+    quantity: Quantity = None,
+    percent: Percent = None,
+    price: Price = None,
+    at: At = None,
+    every: Every = None,
+    times: Times = None,
+    when_below: WhenBelow = None,
+    when_above: WhenAbove = None,
+    until: Until = None,
+    patience: Patience = None,
+    account: Ordering = "",
+    language: Language = "en",
+    *,
+    assisted: Assisted = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Buy: shows fee, spread cost and what selling at once would give, asks, sends, and tells what became of it."""
+    from consumers.execute.requests.form import Typed  # noqa: PLC0415 - help must answer at once
+
+    typed = Typed(funds, quantity, price, percent, at, every, times, when_below, when_above, until, assisted, patience)
+    _order(
+        context,
+        account,
+        lambda counter: counter.draft("buy", market, typed),
+        language,
+        is_change=False,
+        yes=yes,
+        is_json=as_json,
+    )
+
+
+@order_app.command("sell")
+def order_sell(
+    context: typer.Context,
+    market: Annotated[str, typer.Argument(help="Market, as KRW-BTC.")],
+    funds: Funds = None,
+    quantity: Quantity = None,
+    percent: Percent = None,
+    price: Price = None,
+    at: At = None,
+    every: Every = None,
+    times: Times = None,
+    when_below: WhenBelow = None,
+    when_above: WhenAbove = None,
+    until: Until = None,
+    patience: Patience = None,
+    account: Ordering = "",
+    language: Language = "en",
+    *,
+    assisted: Assisted = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Sell: shows what it gives now, asks, sends, and tells what became of it."""
+    from consumers.execute.requests.form import Typed  # noqa: PLC0415 - help must answer at once
+
+    typed = Typed(funds, quantity, price, percent, at, every, times, when_below, when_above, until, assisted, patience)
+    _order(
+        context,
+        account,
+        lambda counter: counter.draft("sell", market, typed),
+        language,
+        is_change=False,
+        yes=yes,
+        is_json=as_json,
+    )
+
+
+@order_app.command("change")
+def order_change(
+    context: typer.Context,
+    request: Annotated[str, typer.Argument(help="Id of the request, or its beginning.")],
+    funds: Funds = None,
+    quantity: Quantity = None,
+    price: Price = None,
+    at: At = None,
+    every: Every = None,
+    times: Times = None,
+    when_below: WhenBelow = None,
+    when_above: WhenAbove = None,
+    until: Until = None,
+    patience: Patience = None,
+    account: Ordering = "",
+    language: Language = "en",
+    *,
+    assisted: Assisted = None,
+    yes: Yes = False,
+    as_json: Json = False,
+) -> None:
+    """Change a request that waits; what it fired already stays as it is."""
+    from consumers.execute.requests.form import Typed  # noqa: PLC0415 - help must answer at once
+
+    typed = Typed(funds, quantity, price, None, at, every, times, when_below, when_above, until, assisted, patience)
+    _order(
+        context,
+        account,
+        lambda counter: counter.redraft(request, typed),
+        language,
+        is_change=True,
+        yes=yes,
+        is_json=as_json,
+    )
+
+
+@order_app.command("cancel")
+def order_cancel(
+    context: typer.Context,
+    request: Annotated[str, typer.Argument(help="Id of the request, or its beginning.")],
+    account: Ordering = "",
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Cancel a request; an order that it has at the exchange is cancelled too."""
+    with _counter(context, account) as counter:
+        _show_told(counter.cancel(request), language, is_json=as_json)
+
+
+@order_app.command("list")
+def order_list(
+    context: typer.Context,
+    account: Ordering = "",
+    *,
+    everything: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """List the requests that wait or are under way."""
+    from consumers.execute.requests.answers import FINAL, row_of, short_row_of  # noqa: PLC0415 - help must answer at once
+
+    as_row = row_of if as_json else short_row_of
+    with _counter(context, account) as counter:
+        rows = [as_row(one) for one in counter.requests() if everything or one.state not in FINAL]
+    if rows or as_json:
+        _table("Requests", rows, is_json=as_json)
+    else:
+        typer.echo("Nothing waits; --all shows what has ended.")
+
+
+@order_app.command("savings")
+def order_savings(context: typer.Context, account: Ordering = "", *, as_json: Json = False) -> None:
+    """Show what the execution assistant saved, beside the orders that were sent at once by lot."""
+    with _counter(context, account) as counter:
+        found = counter.savings()
+    if as_json:
+        _print(found, is_json=True)
+        return
+    rows = [{"group": name, **found[name]} for name in ("assisted", "control")]
+    rows.append({"group": "difference", "orders": "", "saved": "", **found["difference"]})
+    for row in rows:
+        row |= {key: f"{value:,.2f}" for key, value in row.items() if isinstance(value, float)}
+    _table("Saved against sending at once, basis points with their 95 % interval", rows, is_json=False)
+
+
+@app.command()
 def logs(
     context: typer.Context,
     process: Annotated[str | None, typer.Argument(help="One process; without: all.")] = None,
@@ -330,9 +706,11 @@ def process(
 ) -> None:
     """Run one process of the `Procfile` in the foreground until SIGTERM or SIGINT."""
     from infra import logs as lines  # noqa: PLC0415 - help must answer at once
+    from infra.secrets import DECLARED, remove_secrets  # noqa: PLC0415 - same
 
     lines.set_up(name, stream=sys.stdout)
     os.environ["OBSERVATOR_WORKER"] = str(worker)
+    remove_secrets(os.environ, DECLARED.get(name, ()))
     stop = threading.Event()
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
@@ -400,6 +778,28 @@ def read(
 
 
 @app.command()
+def explain(
+    context: typer.Context,
+    order: Annotated[str, typer.Argument(help="Intent id, identifier, or the order's or a fill's id at the exchange.")],
+    language: Language = "en",
+    *,
+    as_json: Json = False,
+) -> None:
+    """Print the chain from an order to signal, model, features and raw records, with the coordinates of each."""
+    from consumers import lineage, lineage_words  # noqa: PLC0415 - help must answer at once
+    from infra.servers.broker import open_log  # noqa: PLC0415 - same
+
+    settings = _settings(context)
+    with open_log(settings) as log:
+        chain = lineage.Lineage(log, settings.home, settings.execute.database).explain(order)
+    if as_json:
+        _print(chain, is_json=True)
+        return
+    for line in lineage_words.lines(chain, language):
+        typer.echo(line)
+
+
+@app.command()
 def train(
     context: typer.Context,
     model: Annotated[Literal["linear"], typer.Option(help="Kind of model.")] = "linear",
@@ -448,10 +848,11 @@ def verify(
     *,
     quick: Annotated[bool, typer.Option("--quick", help="Small figures, for the tests.")] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials where it has some.")] = None,
+    only: Annotated[str | None, typer.Option(help="One drill, by its name.")] = None,
     as_json: Json = False,
 ) -> None:
     """Show that a promise holds on this machine; exit code 0 only where it does."""
-    further = {} if trials is None else {"trials": trials}
+    further = {key: value for key, value in {"trials": trials, "only": only}.items() if value is not None}
     _run_figures(context, VERIFY, name, {"quick": quick, **further}, is_json=as_json)
 
 
@@ -539,7 +940,12 @@ def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None
 
         with open_log(settings) as log:
             if around.wait_for_log(settings, log, stop):
-                if name not in {"feed", "predict", "execute"}:  # they write their own, with what they alone know
+                if name not in {
+                    "feed",
+                    "predict",
+                    "trade",
+                    "execute",
+                }:  # they write their own, with what they alone know
                     around.open_run(name, settings, log)
                 with around.lines_into_the_log(name, log):
                     run(settings, log, stop)
@@ -562,10 +968,13 @@ def _run_figures(
     if name not in known:
         raise typer.BadParameter(f"there is no {name!r}; there are {', '.join(known) or 'none yet'}")
     del context
+    measure = _function(known[name])
+    if others := options.keys() - inspect.signature(measure).parameters.keys():
+        raise typer.BadParameter(f"{name} takes no --{', --'.join(sorted(others))}")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a check that is ended ends what it started
     try:
         with _stderr_only():
-            found: dict[str, Any] = _function(known[name])(**options)
+            found: dict[str, Any] = measure(**options)
     finally:
         signal.signal(signal.SIGTERM, before)
     if is_json:
@@ -607,6 +1016,73 @@ def _time_ms(text: str | None) -> int | None:
 
 def _tell(what: str, done: int, total: int) -> None:
     print(f"{what} ({done} of {total})", file=sys.stderr)
+
+
+def _to_people(*, is_json: bool) -> Callable[[str], None]:
+    """Where sentences go: beside the one object of `--json`, not into it."""
+    return lambda text: typer.echo(text, err=is_json)
+
+
+def _key_verbs(context: typer.Context, language: Literal["en", "ko"], *, as_json: bool) -> "KeyVerbs":
+    from consumers.execute.keys_command import KeyVerbs  # noqa: PLC0415 - help must answer at once
+
+    return KeyVerbs(_settings(context), _to_people(is_json=as_json), language)
+
+
+def _read_line(words: str, *, is_json: bool) -> str:
+    typer.echo(words, err=is_json, nl=False)
+    return sys.stdin.readline()
+
+
+def _end(outcome: "Outcome", *, is_json: bool) -> None:
+    """Print a verb's figures where they are asked for, and end with its exit code."""
+    if is_json:
+        _print(outcome.figures, is_json=True)
+    if outcome.code:
+        raise typer.Exit(outcome.code)
+
+
+@contextmanager
+def _counter(context: typer.Context, account: str) -> Iterator["Counter"]:
+    """The command line's side of people's orders."""
+    from consumers.execute.requests.verbs import Counter  # noqa: PLC0415 - help must answer at once
+    from infra.servers.broker import open_log  # noqa: PLC0415 - same
+
+    settings = _settings(context)
+    with open_log(settings) as log:
+        yield Counter(settings, log, account)
+
+
+def _order(
+    context: typer.Context,
+    account: str,
+    draft: Callable[["Counter"], "Draft"],
+    language: Literal["en", "ko"],
+    *,
+    is_change: bool,
+    yes: bool,
+    is_json: bool,
+) -> None:
+    """Show what will happen, ask, send, and tell what became of it."""
+    with _counter(context, account) as counter:
+        made = draft(counter)
+        for line in made.lines:
+            typer.echo(line, err=is_json)
+        if not yes:
+            typer.confirm("Send it?", abort=True, err=is_json)
+        _show_told(counter.send(made.request, is_change=is_change), language, is_json=is_json)
+
+
+def _show_told(told: "RequestTold", language: Literal["en", "ko"], *, is_json: bool) -> None:
+    """Print the executor's word; exit code 1 where nothing came of it."""
+    from consumers.execute.requests.answers import as_dict, line_of  # noqa: PLC0415 - help must answer at once
+
+    if is_json:
+        _print(as_dict(told), is_json=True)
+    else:
+        typer.echo(line_of(told, language))
+    if told.state in {"refused", "missed"}:
+        raise typer.Exit(1)
 
 
 def _print(found: dict[str, Any], *, is_json: bool) -> None:

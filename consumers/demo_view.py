@@ -78,6 +78,7 @@ def closing(summary: Mapping[str, Any], facts: Facts) -> list[Section]:
         ("money after costs (paper)", f"{money['after_costs']:,.2f} KRW"),
         ("  of which open, at the mid price", f"{money['open']:,.2f} KRW in {money['open_positions']} positions"),
         ("  fees paid", f"{money['fees']:,.2f} KRW"),
+        ("with the older rule (threshold and one fee)", _older_rule(summary["older_rule"])),
         ("holes, dead letters", f"{counts['holes']:,}, {counts['dead_letters']:,}"),
         ("processes left behind", str(summary["processes_left"])),
     ]
@@ -92,6 +93,10 @@ def closing(summary: Mapping[str, Any], facts: Facts) -> list[Section]:
     rows = [(market, f"{count:,}", f"{books[market]:,}") for market, count in summary["rows"].items()]
     sections.append(Section("Feature rows", _shortened(rows), ("market", "rows", "with a book")))
     return sections
+
+
+def _older_rule(shadow: Mapping[str, Any]) -> str:
+    return f"{shadow['trades']:,} trades, {shadow['result']:+,.0f} KRW"
 
 
 def _stages(watch: Watch) -> Section:

@@ -34,6 +34,8 @@ _PLACED: dict[type, tuple[type[t.ViewTable], Callable[[Any, str, int, int], Row]
     m.FeedEvent: (t.FeedEventTable, rows.feed_event_row),
 }
 
+_NO_ROW = (m.CancelIntent, m.Heartbeat, m.Hole, m.RequestTold, m.KeyTold, m.AccountPaused)
+
 
 class Batch:
     """What came since the last write, coalesced."""
@@ -105,7 +107,7 @@ class Batch:
             self._on_account(record, message)
         elif isinstance(message, m.OrderIntent):
             self._change_order(rows.intent_row(message))
-        elif not isinstance(message, m.CancelIntent | m.Heartbeat | m.Hole):
+        elif not isinstance(message, _NO_ROW):
             self._on_order_event(message)
 
     def _on_features(self, features: m.Features) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from consumers.trade.ledgers import market_of
 from consumers.trade.state import Account, decode_account
 from infra.tables import views as t
 from streams import messages as m
@@ -129,8 +130,10 @@ def account_rows(state: m.AccountState) -> dict[type[t.ViewTable], list[Row]]:
     )  # fmt: skip
     row |= {name: plain(getattr(account, name)) for name in ("free", "invested", "reserved", "realised", "paid_fees")}
     row |= {"is_trading": account.is_trading, "halt": account.halt, "is_ledger_broken": account.is_ledger_broken}
+    row["paused"] = account.paused
     row |= {name: getattr(day, name) for name in ("day", "forecasts", "entries", "exits")}
     row |= {name: getattr(day, name) for name in ("best_expected_bp", "best_needed_bp", "best_market")}
+    row |= {"shadow_trades": account.shadow.trades, "shadow_result": plain(account.shadow.result)}
     counts = [
         {"account": settings.account, "day": day.day, "reason": reason, "count": count}
         for reason, count in day.refusals.items()
@@ -146,7 +149,8 @@ def _position_rows(account: Account) -> list[Row]:
     name = account.settings.account
     rows: list[Row] = [
         {
-            "account": name, "exchange": held.exchange, "market": held.market, "is_dust": False,
+            "account": name, "exchange": held.exchange, "market": held.market, "strategy": held.strategy,
+            "is_dust": False,
             "quantity": plain(held.quantity), "funds": plain(held.funds), "cost": plain(held.cost),
             "opened_ms": held.opened_ms, "due_ms": held.due_ms, "horizon_ms": held.horizon_ms,
             "exit": held.exit.kind if held.exit is not None else "",
@@ -154,10 +158,11 @@ def _position_rows(account: Account) -> list[Row]:
         for held in account.positions.values()
     ]  # fmt: skip
     for key, rest in account.rests.items():
-        exchange, _, market = key.partition(":")
+        exchange, _, market = market_of(key).partition(":")
         rows.append(
             {
-                "account": name, "exchange": exchange, "market": market, "is_dust": True,
+                "account": name, "exchange": exchange, "market": market, "strategy": key.rpartition("|")[0],
+                "is_dust": True,
                 "quantity": plain(rest.quantity), "funds": plain(rest.funds), "cost": plain(rest.cost),
                 "opened_ms": 0, "due_ms": 0, "horizon_ms": 0, "exit": "",
             }

@@ -8,10 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from consumers.trade.state import MARKET_VIEW, Shadow
 from consumers.watched_orders import WatchedOrders
 from infra.log import Record
 from streams import topics
 from streams.messages import (
+    AccountState,
     FeedEvent,
     Heartbeat,
     Hole,
@@ -26,12 +28,18 @@ from streams.messages import (
 
 DATA = ("orderbooks", "trades")
 DERIVED = ("features", "signals", "order-intents", "order-events")
-READ = (*DATA, *DERIVED, "feed-events", "controls", "model-events", "dead-letters")
+READ = (*DATA, *DERIVED, "feed-events", "controls", "model-events", "dead-letters", "account-states")
 """The topics whose records it wants."""
 _SAME_CLOCK_MS = 60_000
 _NO_REFUSALS = {"rows", "signals"}
 """What predict counts beside its refusals."""
 _LATENCIES_KEPT = 200_000
+
+
+class _Shadowed(msgspec.Struct):
+    """The one part of an account's state that is looked at."""
+
+    shadow: Shadow = msgspec.field(default_factory=Shadow)
 
 
 class _Datum(msgspec.Struct, gc=False):
@@ -120,6 +128,7 @@ class Watch:
         self.models: set[str] = set()
         self.model_events: deque[ModelEvent] = deque(maxlen=10)
         self.orders = WatchedOrders()
+        self.shadows: dict[str, Shadow] = {}
         self.latencies: deque[float] = deque(maxlen=_LATENCIES_KEPT)
         self._closed: dict[tuple[str, int, str], tuple[int, int, int]] = {}
         self._beats: dict[tuple[str, int], int] = {}
@@ -127,6 +136,7 @@ class Watch:
         self._signal_seen = _Seen()
         self._datum = msgspec.json.Decoder(_Datum)
         self._row = msgspec.json.Decoder(_Row)
+        self._shadowed = msgspec.json.Decoder(_Shadowed)
 
     def apply(self, record: Record) -> None:
         """Fold one record; what cannot be read is counted."""
@@ -138,6 +148,8 @@ class Watch:
                 self._on_datum(record)
             elif record.topic == "features":
                 self._on_row(self._row.decode(record.value))
+            elif record.topic == "account-states":
+                self._on_state(topics.decode(record.topic, record.value))
             else:
                 self._on_message(record, topics.decode(record.topic, record.value))
         except msgspec.DecodeError:
@@ -208,6 +220,10 @@ class Watch:
                 "rejections": dict(orders.rejections),
             },
             "money": orders.money(self.mids),
+            "older_rule": {
+                "trades": sum(shadow.trades for shadow in self.shadows.values()),
+                "result": float(sum(shadow.result for shadow in self.shadows.values())),
+            },
             "latency_ms": {
                 "p50": self.quantile(0.5),
                 "p99": self.quantile(0.99),
@@ -259,6 +275,10 @@ class Watch:
         self.featured_ms = max(self.featured_ms, row.bin_ms)
         if row.mid is not None:
             self.mids[key] = row.mid
+
+    def _on_state(self, state: AccountState) -> None:
+        if state.account != MARKET_VIEW:
+            self.shadows[state.account] = self._shadowed.decode(state.state).shadow
 
     def _on_message(self, record: Record, message: Any) -> None:
         if isinstance(message, Signal):

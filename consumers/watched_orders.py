@@ -11,6 +11,7 @@ from streams.messages import (
     AccountPaused,
     CancelIntent,
     Intent,
+    KeyTold,
     OrderAccepted,
     OrderCancelled,
     OrderEvent,
@@ -70,7 +71,7 @@ class WatchedOrders:
         """Take what became of one."""
         if isinstance(message, OrderFilled):
             self._on_fill(message)
-        elif not isinstance(message, Veto | RequestTold | AccountPaused):
+        elif not isinstance(message, Veto | RequestTold | KeyTold | AccountPaused):
             outcome = self.outcomes[_OUTCOMES[type(message)]]
             if isinstance(message, OrderRejected) and message.intent_id not in outcome:
                 self.rejections[message.name] += 1

@@ -89,7 +89,9 @@ def absolute(settings: Settings) -> Settings:
     feed = settings.feed.model_copy(
         update={name: path.expanduser().absolute() if path else None for name, path in paths.items()}
     )
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute(), "feed": feed})
+    folder = settings.trade.strategies_folder
+    trade = settings.trade.model_copy(update={"strategies_folder": folder.expanduser().absolute() if folder else None})
+    return settings.model_copy(update={"home": settings.home.expanduser().absolute(), "feed": feed, "trade": trade})
 
 
 def save(settings: Settings, file: Path) -> None:

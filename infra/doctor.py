@@ -23,6 +23,7 @@ from confluent_kafka.admin import AdminClient
 from infra import supervisor
 from infra.errors import BadSettings, LogUnavailable, Unsupported
 from infra.log import TopicSpec
+from infra.secrets_process import isolation
 from infra.servers.jars import default_cache, is_good, jar_list
 from infra.servers.java import find_java, version_of
 from infra.servers.kafka import LOWEST_FREE_BYTES, VERSION, wait_ready
@@ -84,6 +85,7 @@ def examine(read: Callable[[], Settings], topics: Sequence[TopicSpec]) -> list[F
     findings += check_ports(settings)
     findings += check_kafka(settings, topics)
     findings.append(check_leftovers(settings.home))
+    findings.append(check_isolation(settings.home))
     return findings
 
 
@@ -242,6 +244,12 @@ def check_leftovers(home: Path) -> Finding:
         text = ", ".join(f"{process.pid} ({process.name()})" for process in left)
         return Finding("leftovers", "warn", f"processes of a former run: {text}", f"`observator --home {home} down`")
     return Finding("leftovers", "ok", "no process of a former run")
+
+
+def check_isolation(home: Path) -> Finding:
+    """Whether the process that holds the exchange keys runs apart from the others."""
+    found = isolation(home, supervisor.marked(home))
+    return Finding("executor", "ok" if found.is_isolated else "warn", found.text, found.remedy)
 
 
 def _existing(path: Path) -> Path:

@@ -1,7 +1,7 @@
 """Logging of a process: JSON lines on stderr, a rate limit for noisy loggers, and a way into the log's own topic.
 
-`set_up` is called once per process by the command line. Nothing here may write a secret: `Redact` is the last net
-below the rule that secrets are never logged at all.
+`set_up` is called once per process by the command line. Nothing here may write a secret: what `infra.secrets.hide`
+takes out is the last net below the rule that secrets are never logged at all.
 """
 
 import contextlib
@@ -15,8 +15,8 @@ from collections.abc import Callable
 from typing import IO
 
 from infra.errors import ObservatorError
+from infra.secrets import hide
 
-TOKENS = re.compile(r"(Bearer\s+)?eyJ[\w-]+\.[\w-]+\.[\w-]+|(?i:(secret|password|token)(_key)?)\s*[=:]\s*\S+")
 CLIENT_LOGGER = "infra.kafka.client"
 
 
@@ -34,20 +34,28 @@ class JsonFormatter(logging.Formatter):
             "level": record.levelname.lower(),
             "process": self._process,
             "logger": record.name,
-            "text": record.getMessage(),
+            "text": hide(record.getMessage()),
         }
         if record.exc_info:
-            fields["trace"] = self.formatException(record.exc_info)
+            fields["trace"] = hide(self.formatException(record.exc_info))
         return json.dumps(fields, ensure_ascii=False)
 
 
+class TextFormatter(logging.Formatter):
+    """One line for people, cleaned like the others."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Write the line, with its trace."""
+        return hide(super().format(record))
+
+
 class Redact(logging.Filter):
-    """Replaces what looks like a token or secret."""
+    """The same for lines that no formatter of ours writes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let the line pass, cleaned."""
         text = record.getMessage()
-        if (clean := TOKENS.sub("[hidden]", text)) != text:
+        if (clean := hide(text)) != text:
             record.msg, record.args = clean, ()
         return True
 
@@ -88,6 +96,7 @@ class PublishHandler(logging.Handler):
         super().__init__(level)
         self._publish = publish
         self.lost = 0
+        self.addFilter(Redact())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Publish one line or count it as lost."""
@@ -118,8 +127,7 @@ def set_up(process: str, *, level: str = "INFO", stream: IO[str] | None = None, 
     if is_json:
         handler.setFormatter(JsonFormatter(process))
     else:
-        handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
-    handler.addFilter(Redact())
+        handler.setFormatter(TextFormatter(f"%(asctime)s %(levelname)s {process} %(name)s: %(message)s"))
     root.addHandler(handler)
     root.setLevel(level)
     logging.getLogger("aiokafka").addFilter(RateLimit())

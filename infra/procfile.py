@@ -41,9 +41,10 @@ def read(file: Path = PROCFILE) -> list[Program]:
 
 
 def programs(settings: Settings, file: Path = PROCFILE) -> list[Program]:
-    """What runs here: no `kafka` beside an external broker, only `settings.processes` where given, `streams` as often
-    as there are workers.
+    """What runs here: no `kafka` beside an external broker, only `settings.processes` where given, `streams` and
+    `trade` as often as they have workers.
     """
+    workers = {"streams": settings.streams.workers, "trade": settings.trade.workers}
     declared = read(file)
     unknown = set(settings.processes) - {program.name for program in declared}
     if unknown:
@@ -56,11 +57,10 @@ def programs(settings: Settings, file: Path = PROCFILE) -> list[Program]:
             continue
         command = runnable(program.command)
         chosen.append(Program(program.name, command))
-        if program.name == "streams":
-            chosen += [
-                Program(f"streams-{number}", (*command, "--worker", str(number)))
-                for number in range(1, settings.streams.workers)
-            ]
+        chosen += [
+            Program(f"{program.name}-{number}", (*command, "--worker", str(number)))
+            for number in range(1, workers.get(program.name, 1))
+        ]
     return chosen
 
 

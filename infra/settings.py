@@ -133,6 +133,15 @@ class PredictSettings(_Part):
     """Id or folder of a model; empty: the shipped one that fits the feed."""
 
 
+class TradeSettings(_Part):
+    """The decisions."""
+
+    workers: int = Field(default=1, ge=1, le=12)
+    """Processes that share the pockets; chosen once per log."""
+    strategies_folder: Path | None = None
+    """A folder with strategies of one's own, one `.py` file each."""
+
+
 class SandboxSettings(_Part):
     """The exchange that stands in for Upbit. Port 0: chosen once and kept in the run folder."""
 
@@ -165,6 +174,14 @@ class ExecuteSettings(_Part):
 
     instance: str = Field(default="ob", pattern=r"^[a-z0-9]{1,8}$")
     """Stands first in every identifier sent to the exchange; one per deployment that shares a key."""
+    database: str = Field(default="", pattern=r"^(postgresql://[^\s:/@]+@[^\s@]+)?$")
+    """`postgresql://user@host/name` for the journal (its password in `~/.pgpass`); empty: a file in the run folder."""
+    allow_live: bool = False
+    """Whether this deployment allows real money; an armed account and a checked key are needed besides."""
+    system_user: str = Field(default="", pattern=r"^[a-z_][a-z0-9_-]{0,31}$|^$")
+    """The system user that the executor goes on as when root starts it; empty: as whom it was started."""
+    lease_seconds: float = Field(default=5.0, ge=0.5, le=60)
+    """How long an executor on PostgreSQL may be silent before another one may take over."""
     request_timeout_seconds: float = Field(default=3.0, gt=0, le=3)
     longest_flight_seconds: float = Field(default=5.0, gt=0)
     """A request that was sent arrives within this time or never; an order in doubt is looked for a second longer."""
@@ -172,6 +189,16 @@ class ExecuteSettings(_Part):
     """Largest total of one entry, whatever `trade` asks for."""
     orders_per_minute: int = Field(default=120, ge=1)
     """Entries per minute at most."""
+    orders_per_day: int = Field(default=20_000, ge=1)
+    """Orders of one account since 00:00 KST; more only to leave a position."""
+    maximum_market_exposure: Number = "10000000"
+    """What one account may have in one market: held and open entries."""
+    maximum_exposure: Number = "100000000"
+    """The same over all markets."""
+    price_band_percent: Number = "10"
+    """How much worse than the last price known a limit price may be."""
+    late_request_seconds: float = Field(default=600.0, gt=0)
+    """A scheduled order that could not be sent in time is sent up to so much later, once; older ones are missed."""
 
 
 class DashboardSettings(_Part):
@@ -200,6 +227,7 @@ class Settings(_Part):
     grid: GridSettings = GridSettings()
     streams: StreamsSettings = StreamsSettings()
     predict: PredictSettings = PredictSettings()
+    trade: TradeSettings = TradeSettings()
     sandbox: SandboxSettings = SandboxSettings()
     paper: PaperSettings = PaperSettings()
     execute: ExecuteSettings = ExecuteSettings()

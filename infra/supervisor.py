@@ -29,6 +29,8 @@ from supervisor.xmlrpc import SupervisorTransport
 from infra import configuration, procfile
 from infra.errors import AlreadyRunning, BadSettings, Stop
 from infra.procfile import Program
+from infra.secrets import remove_secrets
+from infra.secrets_process import noted
 from infra.settings import Settings
 
 MARK = "RUN_FOLDER_OF_OBSERVATOR"
@@ -227,6 +229,9 @@ def marked(home: Path) -> list[psutil.Process]:
         with contextlib.suppress(psutil.Error, OSError):
             if process.environ().get(MARK) == wanted and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
+    hidden = noted(home)  # the executor's environment may be closed to us: it has noted itself
+    if hidden is not None and hidden.pid not in {*own, *(process.pid for process in found)}:
+        found.append(hidden)
     return found
 
 
@@ -290,6 +295,7 @@ def _start(home: Path, saved: Path, lock: int) -> None:
         for name, value in os.environ.items()
         if not name.upper().startswith(configuration.PREFIX) or name in configuration.OTHER_VARIABLES
     }
+    remove_secrets(kept)
     environ = {
         **kept,
         configuration.FILE_VARIABLE: str(saved),

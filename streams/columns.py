@@ -72,7 +72,7 @@ def read_records(
         reader = log.reader({slot: first})
         try:
             if appended_from_ms is not None:
-                reader.seek(slot, _appended_at(reader, slot, first, end, appended_from_ms))
+                reader.seek(slot, appended_at(reader, slot, first, end, appended_from_ms))
             for record in _records(reader, slot, end):
                 message = _message(record, stretch)
                 if message is None or not _is_between(message, from_ms, to_ms):
@@ -219,7 +219,7 @@ def _records(reader: Reader, slot: Slot, end: int) -> Iterator[Record]:
             yield record
 
 
-def _appended_at(reader: Reader, slot: Slot, first: int, end: int, append_ms: int) -> int:
+def appended_at(reader: Reader, slot: Slot, first: int, end: int, append_ms: int) -> int:
     """First offset whose record was appended at or after `append_ms`, by bisection: that clock never goes back."""
     low, high = first, end
     while low < high:

@@ -126,6 +126,8 @@ class Market(Message, frozen=True, kw_only=True, gc=False, tag="market"):
     maximum_total: Decimal
     is_caution: bool = False
     is_warning: bool = False
+    is_delisted: bool = False
+    """Whether the exchange lists it no longer."""
     korean_name: str = ""
     english_name: str = ""
 
@@ -384,7 +386,7 @@ class RequestCancelled(Message, frozen=True, kw_only=True, gc=False, tag="reques
 
 
 class KeyDeposited(Message, frozen=True, kw_only=True, gc=False, tag="key-deposited"):
-    """An exchange key for a pocket, sealed for the executor; inside stand account, key id, access and secret key."""
+    """An exchange key for a pocket, sealed for the executor; inside stand account, pocket, key id and the key."""
 
     account: str
     pocket: str
@@ -404,6 +406,15 @@ class KeyRemoved(Message, frozen=True, kw_only=True, gc=False, tag="key-removed"
     account: str
     pocket: str
     key_id: str
+    event_ms: int
+    by: str
+
+
+class KeyCheckRequested(Message, frozen=True, kw_only=True, gc=False, tag="key-check-requested"):
+    """The executor is to ask the exchange once more what a pocket's key is good for; `KeyTold` answers."""
+
+    account: str
+    pocket: str
     event_ms: int
     by: str
 
@@ -514,6 +525,10 @@ class OrderFilled(Message, frozen=True, kw_only=True, gc=False, tag="order-fille
     paid_fee: Decimal
     is_final: bool
     event_ms: int
+    purpose: Purpose | Literal[""] = ""
+    """The intent's; empty in records from before it was told. `manual`: no strategy's."""
+    strategy: str = ""
+    """The intent's: whose ledger it belongs to."""
 
 
 class OrderCancelled(Message, frozen=True, kw_only=True, gc=False, tag="order-cancelled"):
@@ -595,10 +610,36 @@ class RequestTold(Message, frozen=True, kw_only=True, gc=False, tag="request-tol
     """Words for people."""
     intent_id: str = ""
     """The order that it fired last."""
+    reason: str = ""
+    """One of `consumers.execute.requests.words`, for people of another language; `values` fill it."""
+    values: dict[str, str] = {}
+    funds: Decimal | None = None
+    """What the order traded in all, quote currency; null: it has not ended."""
     saved: Decimal | None = None
-    """Money that the assistant saved against sending at once, quote currency; null: not known, or the control group."""
+    """Money saved against the price of sending at once at the moment it fired, quote currency; null: not assisted, or
+    not known. Of the control group it is what the market moved meanwhile, to be subtracted.
+    """
     is_control: bool = False
     """Whether it was sent at once by lot, to measure what waiting is worth."""
+    event_ms: int
+
+
+class KeyTold(Message, frozen=True, kw_only=True, gc=False, tag="key-told"):
+    """What became of an exchange key. No part of it stands here but a masked access key."""
+
+    account: str
+    pocket: str
+    key_id: str
+    state: Literal["waiting", "taken", "refused", "blocked", "replaced", "removed", "expiring"]
+    reason: str = ""
+    """One of `consumers.execute.keys_words`; empty for none."""
+    text: str = ""
+    """Words for people."""
+    access_key: str = ""
+    """Masked."""
+    expires_ms: int | None = None
+    box_id: str = ""
+    """Which sealed box it was, by the hash of its bytes."""
     event_ms: int
 
 
@@ -740,7 +781,7 @@ class DeadLetter(Message, frozen=True, kw_only=True, gc=False, tag="dead-letter"
 MarketData = OrderBook | Trade | Heartbeat | Hole
 Control = AccountSettings | TradingStarted | TradingStopped | Halt | Warmed | LedgerAccepted | AccountResumed
 Request = OrderRequested | RequestChanged | RequestCancelled
-Command = KeyDeposited | KeyRemoved
+Command = KeyDeposited | KeyRemoved | KeyCheckRequested
 Intent = OrderIntent | CancelIntent
 OrderEvent = (
     OrderSent
@@ -752,14 +793,15 @@ OrderEvent = (
     | OrderExpired
     | Veto
     | RequestTold
+    | KeyTold
     | AccountPaused
 )
 
 ALL: tuple[type[Message], ...] = (
     OrderBook, Trade, Heartbeat, Hole, FeedEvent, Market, Features, Signal, AccountSettings, TradingStarted,
     TradingStopped, Halt, Warmed, LedgerAccepted, AccountResumed, OrderRequested, RequestChanged, RequestCancelled,
-    KeyDeposited, KeyRemoved, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled,
-    OrderCancelled, OrderRejected, OrderUnknown, OrderExpired, Veto, RequestTold,
+    KeyDeposited, KeyRemoved, KeyCheckRequested, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled,
+    OrderCancelled, OrderRejected, OrderUnknown, OrderExpired, Veto, RequestTold, KeyTold,
     AccountPaused, Balance, RunManifest, TradeInput, AccountState,
     ModelEvent, Refusals, LogLine, DeadLetter,
 )  # fmt: skip

@@ -66,14 +66,14 @@ TOPICS: dict[str, Topic] = {
             None,
             is_flushed=True,
         ),
-        Topic("commands", (m.KeyDeposited, m.KeyRemoved), 1, "account", 30),
+        Topic("commands", (m.KeyDeposited, m.KeyRemoved, m.KeyCheckRequested), 1, "account", 30),
         Topic("order-requests", (m.OrderRequested, m.RequestChanged, m.RequestCancelled), BY_POCKET, "pocket", 30),
         Topic("order-intents", (m.OrderIntent, m.CancelIntent), BY_POCKET, "pocket", 30),
         Topic(
             "order-events",
             (
                 m.OrderSent, m.OrderAccepted, m.OrderFilled, m.OrderCancelled, m.OrderRejected, m.OrderUnknown,
-                m.OrderExpired, m.Veto, m.RequestTold, m.AccountPaused,
+                m.OrderExpired, m.Veto, m.RequestTold, m.KeyTold, m.AccountPaused,
             ),
             BY_POCKET,
             "pocket",

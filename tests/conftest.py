@@ -20,6 +20,7 @@ from infra.memory_log import MemoryLog
 if TYPE_CHECKING:
     from infra.kafka import KafkaLog
     from infra.servers.kafka import KafkaServer
+    from infra.servers.postgres import PostgresServer
 
 _counter = itertools.count()
 
@@ -68,6 +69,33 @@ def kafka_log(broker: "KafkaServer") -> "Iterator[KafkaLog]":
 
     with KafkaLog(broker.bootstrap, f"t{next(_counter)}-{os.getpid()}-") as log:
         yield log
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[PostgresServer]":
+    """A PostgreSQL for the whole run; tests take `empty_postgres`."""
+    from infra.servers.postgres import PostgresServer  # noqa: PLC0415 - tests without it do not load it
+
+    try:
+        server = PostgresServer(is_durable=False)
+        server.__enter__()
+    except (ObservatorError, OSError) as error:
+        if _in_ci():
+            raise
+        pytest.skip(f"no PostgreSQL: {error}")
+    yield server
+    server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def empty_postgres(postgres: "PostgresServer") -> "PostgresServer":
+    """The same, with nothing in it."""
+    import psycopg  # noqa: PLC0415 - tests without it do not load it
+
+    with psycopg.connect(postgres.address, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
+    return postgres
 
 
 @pytest.fixture

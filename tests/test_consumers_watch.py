@@ -4,6 +4,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import pytest
 
 from consumers.demo_view import Facts, closing, live
@@ -279,6 +280,9 @@ def whole() -> Watch:
     log.add("signals", signal(7000, 3.0, refusal="no-licence"), 7_640)
     log.add("order-events", veto("below-cost", 3.0, 21.0))
     log.add("order-events", fill("in", "buy", "100", "10", "0.5"))
+    for name in ("paper", "*"):
+        raw = msgspec.Raw(b'{"shadow":{"trades":214,"result":"-18400"}}')
+        log.add("account-states", m.AccountState(account=name, state=raw, cursor={}, event_ms=7000))
     return folded
 
 
@@ -304,6 +308,7 @@ def test_the_closing_tables_say_what_was_needed() -> None:
     words = words_of(sections[0])
     assert words["largest forecast"] == "3.00 bp (KRW-BTC)"
     assert words["what that trade needed"] == "21.00 bp"
+    assert words["with the older rule (threshold and one fee)"] == "214 trades, -18,400 KRW"
     assert words["processes left behind"] == "0"
     assert [section.title for section in sections][1:3] == [
         "Why nothing was traded (changes of reason)",

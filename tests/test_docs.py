@@ -9,6 +9,7 @@ import typer
 from pydantic import BaseModel
 
 import observator
+from consumers.execute.keys_words import KEY_WORDS
 from consumers.trade.reasons import WORDS
 from infra.settings import Settings
 from streams import messages, topics
@@ -199,6 +200,23 @@ def test_every_word_of_a_refusal_is_told():
     assert words_under("Words: why a signal is not licensed") == licences
     refusals = constant("consumers/predict_stage.py", "REFUSALS")
     assert tuple(words_under("Words: why a row gives no signal")) == refusals
+
+
+def test_every_word_of_a_request_is_told():
+    from consumers.execute.requests.words import WORDS as OF_REQUESTS  # noqa: PLC0415 - one test of many needs it
+
+    page = section(text_of("docs/messages.md"), "Words: what became of a request")
+    assert {CODE.findall(row[0])[0]: row[1] for row in rows(page)} == {
+        word: english for word, (english, _) in OF_REQUESTS.items()
+    }
+
+
+def test_every_word_about_a_key_is_told():
+    told = {
+        CODE.findall(row[0])[0]: row[1]
+        for row in rows(section(text_of("docs/messages.md"), "Words: why a key is not used"))
+    }
+    assert told == {str(reason): english for reason, (english, _) in KEY_WORDS.items()}
 
 
 def test_the_executors_own_words_are_told():

@@ -42,7 +42,8 @@ def _only(findings: Any) -> Finding:
 def test_every_part_is_looked_at_and_each_trouble_has_a_remedy(home: Settings) -> None:
     findings = doctor.examine(lambda: home, TOPICS)
     assert [found.name for found in findings] == [
-        *("Python", "Java", "Kafka's files", "memory", "clock", "settings", "disk", "ports", "Kafka", "leftovers")
+        *("Python", "Java", "Kafka's files", "memory", "clock", "settings", "disk", "ports", "Kafka", "leftovers"),
+        "executor",
     ]
     assert all(bool(found.remedy) == (found.verdict != "ok") for found in findings)
 

@@ -7,7 +7,7 @@ import pytest
 
 from infra.errors import BadSettings, Unsupported
 from infra.procfile import Program, programs, read, runnable
-from infra.settings import KafkaSettings, Settings, StreamsSettings
+from infra.settings import KafkaSettings, Settings, StreamsSettings, TradeSettings
 
 
 def test_the_projects_own_starts_with_kafka_and_names_every_process() -> None:
@@ -25,6 +25,10 @@ def test_workers_and_a_choice_of_processes() -> None:
     chosen = programs(settings)
     assert [program.name for program in chosen] == ["streams", "streams-1", "streams-2", "views"]
     assert chosen[2].command[-4:] == ("process", "streams", "--worker", "2")
+    several = programs(Settings(trade=TradeSettings(workers=2), processes=["trade"]))
+    assert [program.command[-3:] for program in several] == [
+        ("observator", "process", "trade"), ("trade", "--worker", "1"),
+    ]  # fmt: skip
     with pytest.raises(BadSettings, match="stream"):
         programs(Settings(processes=["stream"]))
 

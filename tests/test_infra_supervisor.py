@@ -184,3 +184,16 @@ def test_what_cannot_start_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(Stop, match="did not start"):
         supervisor.up(Settings(), tmp_path / "home", declared=declared)
     assert not supervisor.is_running(tmp_path / "home")
+
+
+def test_a_secret_of_the_shell_that_started_it_goes_to_no_process(
+    start: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UPBIT_SECRET_KEY", "of-the-shell")
+    monkeypatch.setenv("SOME_TOKEN", "of-the-shell")
+    monkeypatch.setenv("HARMLESS", "stays")
+    home = start({"quiet": QUIET})
+    until(lambda: "quiet" in running(home))
+    environ = psutil.Process(running(home)["quiet"]).environ()
+    assert environ["HARMLESS"] == "stays"
+    assert "of-the-shell" not in environ.values()

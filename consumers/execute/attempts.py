@@ -65,6 +65,8 @@ class Rules:
     sweep_for_s: float = 7 * 86_400.0
     """How long an expired attempt is still looked for."""
     maximum_attempts: int = 500
+    look_for_others_s: float = 30.0
+    """Between two looks for somebody else's hand in a pocket."""
 
     @property
     def settle_s(self) -> float:
@@ -73,8 +75,11 @@ class Rules:
 
 
 def is_exit(purpose: Purpose) -> bool:
-    """Whether an intent closes something; an ordinary exit is treated like a protective one."""
-    return purpose != "entry"
+    """Whether an intent closes something of ours; an ordinary exit is treated like a protective one.
+
+    A person's own order is none: in doubt it is never sent again, whichever side it is on.
+    """
+    return purpose in {"exit", "protective-exit"}
 
 
 def on_answer(answer: Answer, purpose: Purpose) -> OnAnswer:
@@ -86,18 +91,26 @@ def on_answer(answer: Answer, purpose: Purpose) -> OnAnswer:
     return OnAnswer.LOOK_UP
 
 
-def on_absent(purpose: Purpose, burn: Burn, waited_s: float, rules: Rules) -> OnAbsent:
+def on_absent(
+    purpose: Purpose,
+    burn: Burn,
+    waited_s: float,
+    rules: Rules,
+    *,
+    is_replacing: bool = False,
+) -> OnAbsent:
     """What follows when the exchange was asked `waited_s` after the first look-up (or after the burn) and had nothing.
 
     After a burn the window starts anew: `duplicated_identifier` may also speak of an order that was accepted and is
-    not visible yet.
+    not visible yet. One that takes another order's place never takes a new attempt, because what it was to replace may
+    have changed: an exit's is burned and ends. Where the exchange does not burn, only a sender that is gone is safe.
     """
     if waited_s < rules.settle_s:
         return OnAbsent.WAIT
     if not is_exit(purpose):
         return OnAbsent.EXPIRE
     if burn in {Burn.BURNED, Burn.KEPT}:
-        return OnAbsent.NEXT_ATTEMPT
+        return OnAbsent.EXPIRE if is_replacing else OnAbsent.NEXT_ATTEMPT
     return OnAbsent.BURN
 
 

@@ -10,6 +10,7 @@ import msgspec
 from consumers.execute import events
 from consumers.execute.clock import MarketClock
 from consumers.execute.journal import AttemptRow, Journal
+from consumers.execute.journal_rows import MANUAL, ledger_of
 from consumers.execute.venue import Order
 from streams.messages import LedgerAccepted, OrderEvent, OrderIntent
 
@@ -43,13 +44,14 @@ def record_order(journal: Journal, clock: MarketClock, intent: OrderIntent, iden
 def accept_ledger(journal: Journal, accepted: LedgerAccepted, wall_ms: int) -> None:
     """A person has settled what became of an account's lost orders: they are given up, and entries may go on.
 
-    Like every attempt that is given up they are still looked for, and taken over should they appear.
+    Like every attempt that is given up they are still looked for, and taken over should they appear. What the account
+    may sell from here on is what the person says that it holds.
     """
     with journal.transaction():
-        for intent_id in journal.lost(accepted.account):
-            row = journal.intent(intent_id)
-            for attempt in journal.attempts_of(intent_id):
-                if row is None or attempt.state != "LOST":
+        rows = [row for intent_id in journal.lost(accepted.account) if (row := journal.intent(intent_id)) is not None]
+        for row in rows:
+            for attempt in journal.attempts_of(row.intent.id):
+                if attempt.state != "LOST":
                     continue
                 text = f"lost at the exchange; its ledger was accepted by {accepted.by}"
                 told = events.expired(row.intent, attempt.number, text, accepted.event_ms)
@@ -57,6 +59,28 @@ def accept_ledger(journal: Journal, accepted: LedgerAccepted, wall_ms: int) -> N
                     attempt, attempt_state="ABSENT", intent_state="EXPIRED", uuid=attempt.uuid, events=[told],
                     now_ms=wall_ms,
                 )  # fmt: skip
+        _accept_holdings(journal, accepted, [row.intent for row in rows])
+
+
+def _accept_holdings(journal: Journal, accepted: LedgerAccepted, lost: list[OrderIntent]) -> None:
+    """Bring the account's ledgers to what it holds, as `trade` does: a lost order's first, then in their order."""
+    known = [(ledger, market) for account, ledger, market in journal.ledgers() if account == accepted.account]
+    markets = {market for ledger, market in known if ledger != MANUAL} | {intent.market for intent in lost}
+    holdings = {key.partition(":")[2]: quantity for key, quantity in accepted.holdings.items()}
+    for market in sorted(markets):
+        ledgers = [ledger for ledger, place in known if place == market and ledger != MANUAL]
+        left = {ledger: journal.left_of(accepted.account, ledger, market) for ledger in ledgers}
+        more = holdings.get(market, Decimal(0)) - sum(left.values(), Decimal(0))
+        side = "buy" if more > 0 else "sell"
+        first = [ledger_of(one) for one in lost if one.market == market and one.side == side][:1]
+        ledgers = first + [ledger for ledger in ledgers if ledger not in first]
+        if more > 0 and ledgers:
+            journal.correct_held(accepted.account, ledgers[0], market, bought=more)
+        for ledger in ledgers if more < 0 else ():
+            part = min(-more, left.get(ledger, Decimal(0)))
+            if part > 0:
+                journal.correct_held(accepted.account, ledger, market, sold=part)
+                more += part
 
 
 def _add_fills(

@@ -1,4 +1,4 @@
-"""Reads what the executor must know beside intents: halts and accepted ledgers from `controls`, minimums of `markets`.
+"""Reads what the executor must know beside intents: halts, settings and accepted ledgers of `controls`, `markets`.
 
 `executor` calls `step` in its main loop. Halts go into the executor's own database with the place they were read at,
 so that a restart without Kafka still knows them and an old `lifted` is not applied a second time.
@@ -11,12 +11,14 @@ from collections.abc import Callable
 import msgspec
 
 from consumers.execute.bookkeeping import accept_ledger
+from consumers.execute.halts_keeper import HaltKeeper
 from consumers.execute.intake import bury
+from consumers.execute.interference_watch import accept_holdings, resume
 from consumers.execute.journal import Journal
 from consumers.execute.limits import RiskGate
 from infra.log import Log, Record, Slot, slots_of
 from streams import topics
-from streams.messages import Halt, LedgerAccepted, Market
+from streams.messages import AccountResumed, AccountSettings, Halt, LedgerAccepted, Market
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +29,21 @@ BATCH = 500
 class Controls:
     """One reader of both topics, read whole."""
 
-    def __init__(self, log: Log, journal: Journal, gate: RiskGate, wall_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        journal: Journal,
+        gate: RiskGate,
+        wall_ms: Callable[[], int],
+        halts: HaltKeeper,
+        learn: Callable[[AccountSettings], None] = lambda _: None,
+    ) -> None:
         self._log = log
         self._journal = journal
         self._gate = gate
         self._wall_ms = wall_ms
+        self._halts = halts
+        self._learn = learn
         self._waiting: deque[Record] = deque()  # read, but not applied: the reader will not bring them again
         slots = slots_of(log, TOPICS)
         bounds = log.bounds(slots)
@@ -68,15 +80,23 @@ class Controls:
             self._bury(record, str(error))
             return
         if isinstance(message, Market):
-            self._gate.set_minimum(message.market, message.minimum_total)
+            self._gate.take_market(message)
+        elif isinstance(message, AccountSettings):
+            self._gate.take_account(message)
+            self._learn(message)
+        elif isinstance(message, AccountResumed):
+            with self._journal.transaction():
+                resume(self._journal, message.account, message.event_ms)
+                self._move_past(record)
+            logger.warning("%s is resumed by %s", message.account, message.by)
         elif isinstance(message, Halt):
             with self._journal.transaction():
-                self._journal.apply_halt(message)
+                self._halts.take(message, self._journal)
                 self._move_past(record)
-            logger.warning("halt of %s: %s, by %s", message.account, message.kind, message.by)
         elif isinstance(message, LedgerAccepted):
             with self._journal.transaction():
                 accept_ledger(self._journal, message, self._wall_ms())
+                accept_holdings(self._journal, message.account, message.event_ms)
                 self._move_past(record)
             logger.warning("the exchange's ledger is the truth for %s from here on, by %s", message.account, message.by)
 

@@ -24,6 +24,18 @@ CRASH_POINTS: tuple[str, ...] = (
     "after_reconcile",
 )
 
+REQUEST_CRASH_POINTS: tuple[str, ...] = (
+    "after_request_poll",
+    "after_request_journal",
+    "before_firing",
+    "after_firing",
+    "before_leg",
+    "after_leg",
+    "before_request_told",
+    "after_request_told",
+)
+"""The same for people's requests, between a request and the word of what became of it."""
+
 
 def reach_nothing(_point: str) -> None:
     """Go on."""

@@ -135,4 +135,6 @@ def filled(
         paid_fee=totals.paid_fee,
         is_final=False,
         event_ms=event_ms,
+        purpose=intent.purpose,
+        strategy=intent.strategy,
     )

@@ -1,37 +1,45 @@
 """The `execute` process: the only one that holds exchange keys, and the only one that sends orders.
 
-`run` is called by `observator process execute`. It puts the parts together: lock, reconciliation, outbox, then the
-subscription, two lanes of work, and the threads that tell. It never trades before journal and exchange agree.
+`run` is called by `observator process execute`. It puts the parts together: journal, halts, outbox, the subscription,
+the lanes of work, and the threads that tell. Nothing new is sent for a pocket before journal and exchange agree on it.
 """
 
 import logging
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from threading import Event, Thread
 from typing import TypeVar
 
-from consumers.execute.attempts import is_exit
+from consumers.execute.account_book import AccountBook
 from consumers.execute.clock import MarketClock
 from consumers.execute.controls import Controls
 from consumers.execute.crash import Reach, reach_nothing
-from consumers.execute.desk import Desk, Parts, Task
-from consumers.execute.gateway import UpbitGateway
+from consumers.execute.dispatch import Dispatch
 from consumers.execute.guard import refuse_real_exchange, remove_exchange_variables
+from consumers.execute.halts import HaltGate
+from consumers.execute.halts_keeper import HaltKeeper
+from consumers.execute.halts_settle import HaltSettler
 from consumers.execute.intake import Intake
-from consumers.execute.journal import Journal
-from consumers.execute.lanes import Lane
+from consumers.execute.journal import Journal, JournalFailed
+from consumers.execute.keys_check import Asking
+from consumers.execute.keys_keeper import KeyKeeper
+from consumers.execute.keys_live import LiveGate
+from consumers.execute.keys_reader import KeyReader, keep_keys
 from consumers.execute.limits import RiskGate
 from consumers.execute.options import Options, manifest_of, options_of
-from consumers.execute.reconcile import reconcile
-from consumers.execute.relay import publish_outbox, relay, tell_balances
-from consumers.execute.venue import Venue
-from consumers.execute.wakeup import listen
-from infra.errors import Retry
+from consumers.execute.relay import BalanceTeller, publish_outbox, relay
+from consumers.execute.requests.clock import RequestClock
+from consumers.execute.requests.quotation import Quotation
+from consumers.execute.requests.runner import Parts as RequestParts
+from consumers.execute.requests.runner import serve
+from consumers.execute.wakeup import Wakeups
+from infra.errors import AlreadyRunning, Retry
 from infra.log import Log
+from infra.secrets import DECLARED, Secret, remove_secrets
+from infra.secrets_box import keep_pair
+from infra.secrets_process import become, shut_off
 from infra.settings import Settings
-from infra.upbit.pace import Pace
 from infra.watchdog import Watchdog
 from streams.messages import RunManifest, encode
 
@@ -39,14 +47,15 @@ logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-URGENT_WORKERS = 3
 PATIENCE_S = 1.0
 CLOSE_S = 5.0
 POLL_S = 0.1
+BEFORE_THE_LOG = frozenset({"lease", "settler", "wakeup"})
+"""What needs no log, and runs while it is waited for."""
 
 
 class Executor:
-    """The parts of a running executor. Holding the journal's lock is what makes it the only one."""
+    """The parts of a running executor. Holding the journal's lock or lease is what makes it the only one."""
 
     def __init__(
         self,
@@ -55,6 +64,8 @@ class Executor:
         log: Log,
         reach: Reach,
         stop: Event,
+        halts: HaltKeeper,
+        gate: HaltGate,
         manifest: RunManifest | None = None,
     ) -> None:
         self._manifest = manifest
@@ -63,111 +74,97 @@ class Executor:
         self._log = log
         self._reach = reach
         self._stop = stop
-        self._fills = Event()
+        self._halts = halts
         self._failures: list[BaseException] = []
-        self._doubted_s: dict[str, float] = {}
+        self._swept_s = 0.0
         now_s = time.monotonic
         self._clock = MarketClock(now_s, _wall_ms, options.speed)
         if (newest := journal.newest_intent()) is not None:
             self._clock.observe(newest.intent.event_ms, newest.append_ms)
-        self._gate = RiskGate(options.limits, now_s)
-        self._pace = Pace()
-        self._urgent_gateway = self._gateway(is_urgent=True)
-        self._ordinary_gateway = self._gateway(is_urgent=False)
-        self._desk = self._desk_on(self._ordinary_gateway)
-        sweep_s = options.rules.sweep_every_s
-        on_urgent = _runner(self._desk_on(self._urgent_gateway), sweep_s)
-        self._urgent = Lane("exits and cancels", on_urgent, self.route, now_s, URGENT_WORKERS)
-        self._ordinary = Lane("entries", _runner(self._desk, sweep_s), self.route, now_s)
-
-    def _gateway(self, *, is_urgent: bool) -> UpbitGateway:
-        """A way to the exchange; both keep to one pace, the urgent one may use its reserve."""
-        options, reach = self._options, self._reach
-        return UpbitGateway(
-            options.address,
-            options.access_key,
-            options.secret_key,
-            timeout_s=options.timeout_s,
-            on_sent=None if reach is reach_nothing else lambda: reach("after_send"),
-            pace=self._pace,
-            is_urgent=is_urgent,
+        self._gate = RiskGate(options.limits, now_s, AccountBook(journal, _wall_ms))
+        self._balances = BalanceTeller(log, stop)
+        self._keys = KeyKeeper(options.home, journal, options.keys, self._asking, _wall_ms)
+        self._live = LiveGate(
+            options.home, self._keys.book.store, self._keys.is_checked, is_allowed=options.is_live_allowed
         )
-
-    def _desk_on(self, venue: Venue) -> Desk:
-        return Desk(
-            Parts(
-                journal=self._journal,
-                venue=venue,
-                gate=self._gate,
-                clock=self._clock,
-                now_s=time.monotonic,
-                rules=self._options.rules,
-                instance=self._options.instance,
-                pocket=self._options.pocket,
-                reach=self._reach,
-                on_fill=self._fills.set,
-                doubted_s=self._doubted_s,
-            )
+        address = f"ws{options.address.removeprefix('http')}/websocket/v1/private"
+        self._wakeups = Wakeups(address, self._keys, self.wake, stop) if options.has_websocket else None
+        self._dispatch = Dispatch(
+            options,
+            self._keys,
+            journal,
+            self._clock,
+            self._gate,
+            gate,
+            reach,
+            self._balances.put,
+            self._wakeups.want if self._wakeups is not None else lambda _: None,
+            self._live.refusal,
         )
+        halts.attach(journal)
+        self._settler = HaltSettler(journal, gate, halts, self._clock, self._dispatch.route, now_s)
 
-    def route(self, task: Task) -> None:
-        """Put a task into its lane: exits and cancels never wait behind entries."""
-        intent_id = task.id
-        if task.kind in {"resolve", "follow"}:
-            attempt = self._journal.attempt(task.id)
-            intent_id = attempt.intent_id if attempt else ""
-        row = self._journal.intent(intent_id) if task.kind not in {"cancel", "sweep"} else None
-        is_urgent = task.kind == "cancel" or (row is not None and is_exit(row.purpose))
-        (self._urgent if is_urgent else self._ordinary).put(task)
+    def _asking(self, pocket: str, access_key: str, secret_key: Secret) -> Asking:
+        """A key's questions to the exchange, within the pocket's rate budget."""
+        return Asking(self._options.address, access_key, secret_key, self._dispatch.pockets.pace_of(pocket))
 
     def wake(self, identifier: str) -> None:
-        """The exchange says that an order changed: look at it now."""
-        if self._journal.attempt(identifier) is not None:
-            self.route(Task("follow", identifier))
+        """The exchange says that an order changed."""
+        self._dispatch.wake(identifier)
+
+    def ask_again(self) -> None:
+        """A halt came: whoever waits for a rate budget asks whether it may still send."""
+        self._dispatch.pockets.wake()
 
     def run(self) -> None:
-        """Reconcile, publish, subscribe, work; returns when `stop` is set, raises what ends the process."""
-        rules, wait = self._options.rules, self._stop.wait
-        tasks = reconcile(self._desk, self._journal, self._ordinary_gateway, rules, wait, _wall_ms())
-        if tasks is None or not self._publish_rest():
-            return
-        self._reach("after_reconcile")
-        logger.info("journal and exchange agree, %d tasks go on", len(tasks))
-        controls = self._patiently(lambda: Controls(self._log, self._journal, self._gate, _wall_ms))
-        intake = self._patiently(lambda: Intake(self._log, self._journal, self._clock, self.route, self._reach))
+        """Work; returns when `stop` is set, raises what ends the process.
+
+        What closes something (a halt's cancels and sales, exits, doubts) needs the exchange only and begins at once;
+        nothing is opened before the log has what an earlier life left and has told what it knows.
+        """
+        calls = self._tellers()
+        threads = self._start({name: calls.pop(name) for name in BEFORE_THE_LOG & calls.keys()})
+        self._dispatch.begin()
+        try:
+            if self._publish_rest():
+                threads += self._start(calls)
+                self._work()
+        finally:
+            self._end(threads)
+
+    def _work(self) -> None:
+        """Subscribe and take orders until `stop` or a failure, then end it in order."""
+        route, reach = self._dispatch.route, self._reach
+        controls = self._patiently(self._controls)
+        intake = self._patiently(lambda: Intake(self._log, self._journal, self._clock, route, reach))
         if controls is None or intake is None:
             return
-        while controls.is_behind() and not self._stop.is_set():
-            self._patiently(lambda: controls.step(0.1))
-        for task in [*tasks, Task("sweep", "")]:
-            self.route(task)
-        self._fills.set()
-        self._work(intake, controls)
-
-    def _work(self, intake: Intake, controls: Controls) -> None:
-        """Run everything until `stop` or a failure, then end it in order."""
-        threads = self._tellers()
-        self._urgent.start()
-        self._ordinary.start()
-        for thread in threads:
-            thread.start()
         try:
+            while controls.is_behind() and not self._stop.is_set():
+                self._patiently(lambda: controls.step(0.1))
+            self._dispatch.open()
             self._loop(intake, controls)
-        finally:
             self._stop.set()
-            self._journal.told.set()
-            is_done = all([self._urgent.close(CLOSE_S), self._ordinary.close(CLOSE_S)])  # both, whatever the first says
-            for thread in threads:
-                thread.join(CLOSE_S)
-            if is_done:
+            if self._dispatch.end(CLOSE_S):
                 self._commit_last(intake)
+        finally:
             intake.close()
             controls.close()
 
+    def _controls(self) -> Controls:
+        return Controls(self._log, self._journal, self._gate, _wall_ms, self._halts, self._live.learn)
+
+    def _end(self, threads: list[Thread]) -> None:
+        self._stop.set()
+        self._journal.told.set()
+        self._halts.changed.set()
+        self._dispatch.end(CLOSE_S)
+        for thread in threads:
+            thread.join(CLOSE_S)
+
     def close(self) -> None:
         """Close the connections to the exchange."""
-        self._urgent_gateway.close()
-        self._ordinary_gateway.close()
+        self._dispatch.close()
 
     def _loop(self, intake: Intake, controls: Controls) -> None:
         watchdog = Watchdog(intake.behind)
@@ -181,9 +178,8 @@ class Executor:
     def _turn(self, intake: Intake, controls: Controls, watchdog: Watchdog) -> None:
         has_trouble = False
         while not self._stop.is_set():
-            for failure in (self._urgent.failure, self._ordinary.failure, *self._failures):
-                if failure is not None:
-                    raise failure
+            self._raise_failures()
+            self._sweep()
             try:
                 has_news = intake.step(POLL_S) + controls.step() > 0
                 (watchdog.progress if has_news else watchdog.beat)()
@@ -195,6 +191,17 @@ class Executor:
                     logger.warning("decisions are waited for: %s", error)
                 has_trouble = True
                 self._stop.wait(PATIENCE_S)
+
+    def _raise_failures(self) -> None:
+        """Raise what a lane or a thread of ours ended by."""
+        for failure in (self._halts.failure, self._dispatch.failure, *self._failures):
+            if failure is not None:
+                raise failure
+
+    def _sweep(self) -> None:
+        if time.monotonic() - self._swept_s >= self._options.rules.sweep_every_s:
+            self._swept_s = time.monotonic()
+            self._dispatch.sweep()
 
     def _commit_last(self, intake: Intake) -> None:
         try:
@@ -225,6 +232,7 @@ class Executor:
         """Call until the log answers; None when the process is to end before."""
         has_trouble = False
         while not self._stop.is_set():
+            self._raise_failures()
             try:
                 return call()
             except Retry as error:
@@ -234,19 +242,55 @@ class Executor:
                 self._stop.wait(PATIENCE_S)
         return None
 
-    def _tellers(self) -> list[Thread]:
-        """The threads that publish and listen."""
-        options, stop, fills = self._options, self._stop, self._fills
+    def _tellers(self) -> dict[str, Callable[[], None]]:
+        """What runs beside the lanes: what publishes, what listens, and what keeps watch."""
+        stop = self._stop
         calls: dict[str, Callable[[], None]] = {
             "relay": lambda: relay(self._journal, self._log, stop, _wall_ms),
-            "balances": lambda: tell_balances(
-                self._ordinary_gateway, self._log, options.pocket, fills, stop, self._clock.now_ms
+            "balances": self._balances.run,
+            "lease": self._keep_lease,
+            "settler": lambda: self._settler.run(stop),
+            "keys": lambda: keep_keys(
+                KeyReader(self._options.home, self._log, self._journal, self._keys, _wall_ms), stop
             ),
+            "requests": self._take_requests,
         }
-        if options.has_websocket:
-            address = f"ws{options.address.removeprefix('http')}/websocket/v1/private"
-            calls["wakeup"] = lambda: listen(address, options.access_key, options.secret_key, self.wake, stop)
-        return [Thread(target=self._guarded, args=(call,), name=name, daemon=True) for name, call in calls.items()]
+        if self._wakeups is not None:
+            calls["wakeup"] = self._wakeups.run
+        return calls
+
+    def _start(self, calls: dict[str, Callable[[], None]]) -> list[Thread]:
+        """Each in a thread of its own."""
+        threads = [Thread(target=self._guarded, args=(call,), name=name, daemon=True) for name, call in calls.items()]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _take_requests(self) -> None:
+        """People's orders, in a thread of their own."""
+        options = self._options
+        quotation = Quotation(options.address)
+        parts = RequestParts(
+            journal=self._journal,
+            log=self._log,
+            route=self._dispatch.route,
+            clock=RequestClock(_wall_ms, options.speed),
+            now_s=time.monotonic,
+            ask=quotation.books,
+            late_ms=options.late_request_ms,
+            speed=options.speed,
+            reach=self._reach,
+            on_price=self._gate.take_price,
+        )
+        try:
+            serve(parts, self._stop)
+        finally:
+            quotation.close()
+
+    def _keep_lease(self) -> None:
+        """Renew the lease whether there is work or not; a lost one ends the process."""
+        while not self._stop.wait(self._options.lease_s / 4):
+            self._journal.renew()
 
     def _guarded(self, call: Callable[[], None]) -> None:
         try:
@@ -255,20 +299,30 @@ class Executor:
             self._failures.append(error)
 
 
-def _runner(desk: Desk, sweep_every_s: float) -> Callable[[Task], list[Task]]:
-    """A task's step, by its kind; the sweep plans its next round."""
-    steps: dict[str, Callable[[str], list[Task]]] = {
-        "send": desk.send,
-        "resolve": desk.resolve,
-        "follow": desk.follow,
-        "cancel": desk.cancel,
-        "sweep": lambda _: [*desk.sweep(), Task("sweep", "", sweep_every_s)],
-    }
-    return lambda task: steps[task.kind](task.id)
-
-
 def _wall_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+def open_journal(options: Options, stop: Event) -> Journal | None:
+    """The journal, once its database answers and no other executor holds it; None when the process is to end before.
+
+    A file that cannot be opened raises `JournalFailed` at once: it does not come back by itself.
+    """
+    has_trouble = False
+    while not stop.is_set():
+        try:
+            return Journal(options.journal_place, lease_s=options.lease_s, wait=stop.wait)
+        except JournalFailed as error:
+            if not options.database:
+                raise
+            if not has_trouble:
+                logger.error("not trading until the database answers: %s", error)  # noqa: TRY400 - the sentence says it all
+            has_trouble = True
+            stop.wait(PATIENCE_S)
+        except AlreadyRunning:
+            if not stop.is_set():
+                raise
+    return None
 
 
 def run_executor(
@@ -278,35 +332,47 @@ def run_executor(
     reach: Reach = reach_nothing,
     manifest: RunManifest | None = None,
 ) -> None:
-    """Run until `stop`; raises `AlreadyRunning` beside another executor, `JournalFailed` when the disk fails."""
-    journal = Journal(options.journal_path)
+    """Run until `stop`; raises `AlreadyRunning` beside another executor (on PostgreSQL it waits for the lease
+    instead), `JournalFailed` when the database fails, `Fenced` when another executor took over.
+    """
+    executors: list[Executor] = []
+
+    def ask_again() -> None:
+        for one in executors:
+            one.ask_again()
+
+    gate = HaltGate(ask_again)
+    halts = HaltKeeper(options.home, gate)
+    watcher = Thread(target=halts.watch, args=(stop,), name="halts", daemon=True)
     try:
-        executor = Executor(options, journal, log, reach, stop, manifest)
+        watcher.start()
+        journal = open_journal(options, stop)
+        if journal is None:
+            return
         try:
-            executor.run()
+            executor = Executor(options, journal, log, reach, stop, halts, gate, manifest)
+            executors.append(executor)
+            try:
+                executor.run()
+            finally:
+                executor.close()
         finally:
-            executor.close()
+            journal.close()
     finally:
-        journal.close()
+        stop.set()
+        watcher.join(CLOSE_S)
+        halts.close()
 
 
 def run(settings: Settings, log: Log, stop: Event) -> None:
-    """The process entry: guards first, then the key, then `run_executor`."""
+    """The process entry: guards first, then `run_executor`."""
     refuse_real_exchange()
     remove_exchange_variables(os.environ)
+    remove_secrets(os.environ, DECLARED["execute"])
+    shut_off(settings.home)
+    if settings.execute.system_user:
+        keep_pair(settings.home)
+        become(settings.execute.system_user, settings.home)
+        shut_off()  # another user's process is dumpable again
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes a line per request
-    key = _wait_for_key(settings.home / "run" / "secrets" / settings.paper.pocket, stop)
-    if key is not None:
-        run_executor(options_of(settings, key), log, stop, manifest=manifest_of(settings))
-
-
-def _wait_for_key(path: Path, stop: Event, pause_s: float = PATIENCE_S) -> str | None:
-    """The key, once it is in its file (which is there a moment before that); None when the process is to end first."""
-    is_told = False
-    while not (key := path.read_text().strip() if path.exists() else ""):
-        if not is_told:
-            logger.warning("not trading until the sandbox exchange has written the key %s", path.name)
-            is_told = True
-        if stop.wait(pause_s):
-            return None
-    return key
+    run_executor(options_of(settings), log, stop, manifest=manifest_of(settings))

@@ -1,7 +1,8 @@
 """Keeps a process away from the real exchange's order hosts, and the SDK away from keys that lie around.
 
-`executor` calls both functions before anything else. There is no live path in this deployment: outside the loopback
-interface no order can be sent, whatever an address in the settings says.
+`executor` calls both functions before anything else. Real money would need three things at once, kept in three places;
+`missing_for_live` says which are not there. Even with all three there is no live path in this build: outside the
+loopback interface no order can be sent, whatever a setting says, and nothing here can be switched off.
 """
 
 import ipaddress
@@ -47,6 +48,25 @@ def refuse_real_exchange() -> None:
             raise Unsupported(f"the order executor may not speak to {host}: live trading is not offered")
 
     sys.addaudithook(refuse)
+
+
+def missing_for_live(account: str, *, is_allowed: bool, is_armed: bool, has_checked_key: bool) -> list[str]:
+    """Which of the three things that real money needs are missing, in words that say what to do."""
+    missing = []
+    if not is_allowed:
+        missing.append("this deployment does not allow it (setting `execute.allow_live`)")
+    if not is_armed:
+        missing.append(f"the account is not armed (`observator arm --account {account}` on the executor's host)")
+    if not has_checked_key:
+        missing.append("there is no checked key without withdrawal rights (`observator keys add`)")
+    return missing
+
+
+def live_refusal(missing: list[str]) -> str:
+    """Why an order for real money is not sent; never empty: this build knows no address of the real exchange."""
+    if missing:
+        return f"live trading is refused: {'; '.join(missing)}"
+    return "live trading is refused: this build has no address of the real exchange, orders go to the sandbox only"
 
 
 def remove_exchange_variables(environ: MutableMapping[str, str]) -> list[str]:

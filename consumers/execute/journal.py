@@ -1,129 +1,121 @@
-"""The executor's journal: what was decided, sent, answered and told, in SQLite (WAL, synchronous=FULL).
+"""The executor's journal: what was decided, sent, answered and told, in an SQLite file or in PostgreSQL.
 
 `desk` writes it before every request to the exchange and after every answer; `relay` publishes its outbox. A commit
-that returns is on disk. Exactly one executor holds it, by a file lock that ends with the process. The tables are
-sqlmodel's (`infra.tables.execution`); the transitions are plain SQL on one connection, because each must be exactly one
-short transaction whose statements are visible here, and an ORM session would flush on its own schedule.
+that returns is on disk. Exactly one executor holds it: by a file lock that ends with the process (`journal_store`), or
+by a lease that every transaction checks (`journal_postgres`). The tables are sqlmodel's (`infra.tables.execution`);
+the transitions are plain SQL on one connection, the same for both databases, because each must be exactly one short
+transaction whose statements are visible here, and an ORM session would flush on its own schedule.
 """
 
-import fcntl
-import os
-import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
 from threading import Event, RLock
-from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
-from sqlmodel import create_engine
 
 from consumers.execute.attempts import Burn
+from consumers.execute.journal_postgres import PostgresStore
+from consumers.execute.journal_rows import AttemptRow, Held, IntentRow, JournalRows, OutboxRow, halt_id, ledger_of
+from consumers.execute.journal_store import Database, JournalFailed, SqliteStore, Store
 from consumers.execute.venue import Execution
-from infra.errors import AlreadyRunning, Stop
 from infra.log import Record
-from infra.tables.execution import ExecutionTable
-from streams.messages import CancelIntent, Halt, Message, OrderEvent, OrderIntent, Purpose, encode
+from streams.messages import CancelIntent, Halt, Message, OrderEvent, OrderIntent, encode
+
+__all__ = ["AttemptRow", "Held", "IntentRow", "Journal", "JournalFailed", "OutboxRow", "halt_id"]
 
 EVENTS = "order-events"
-
-
-class JournalFailed(Stop):
-    """The journal cannot be opened or written: nothing may be sent."""
-
-
-class IntentRow(NamedTuple):
-    """An intent as journalled."""
-
-    intent: OrderIntent
-    state: str
-    attempt: int
-    uuid: str
-    append_ms: int
-
-    @property
-    def purpose(self) -> Purpose:
-        """What the order is for."""
-        return self.intent.purpose
-
-
-class AttemptRow(NamedTuple):
-    """An identifier as journalled; amounts are what has been told in fills so far."""
-
-    identifier: str
-    intent_id: str
-    number: int
-    state: str
-    burn: Burn
-    uuid: str
-    executed_quantity: Decimal
-    executed_funds: Decimal
-    paid_fee: Decimal
-
-
-class OutboxRow(NamedTuple):
-    """An event that waits to be published."""
-
-    seq: int
-    topic: str
-    key: str
-    payload: bytes
-
-
-_ATTEMPT = "identifier, intent_id, number, state, burn, uuid, executed_quantity, executed_funds, paid_fee"
+ZERO = Decimal(0)
 _decode_intent = msgspec.json.Decoder(OrderIntent).decode
-_decode_cancel = msgspec.json.Decoder(CancelIntent).decode
 
 
-class Journal:
+class Journal(JournalRows):
     """One connection, one lock; every public method is one transaction unless it runs inside `transaction()`."""
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, place: Path | str | Store, *, lease_s: float = 5.0, wait: Callable[[float], bool] | None = None
+    ) -> None:
+        """`place` is the path of the SQLite file, the address of a PostgreSQL database, for whose lease it waits while
+        `wait(seconds)` is False, or a store of another kind.
+        """
         self.told = Event()
         """Set whenever the outbox has something new."""
         self._mutex = RLock()
         self._depth = 0
         self._has_told = False
-        self._lock_file = _lock(path.with_suffix(".lock"))
-        try:
-            self._connection = _open(path)
-        except (sqlite3.Error, SQLAlchemyError) as error:
-            os.close(self._lock_file)
-            raise JournalFailed(f"the order journal {path} cannot be opened ({error}): nothing is sent") from error
+        self._store: Store
+        if isinstance(place, Path):
+            self._store = SqliteStore(place)
+        elif isinstance(place, str):
+            self._store = PostgresStore(place, lease_s, wait=wait)
+        else:
+            self._store = place
+        self._fill_in()
 
     def close(self) -> None:
-        """Close the database and let the lock go."""
+        """Close the database and let the lock or the lease go."""
         with self._mutex:
-            self._connection.close()
-            os.close(self._lock_file)
+            self._store.close()
+
+    @property
+    def epoch(self) -> int:
+        """Number of this holder; 0 under a file lock."""
+        return self._store.epoch
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Everything inside becomes durable together or not at all; raises `JournalFailed` when it cannot."""
+    def transaction(self) -> Iterator[Database]:
+        """Everything inside becomes durable together or not at all; raises `JournalFailed` when it cannot, `Fenced`
+        when another executor took over.
+        """
         with self._mutex:
             if self._depth:
-                yield self._connection
+                yield self._store
                 return
             self._depth = 1
             try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                yield self._connection
-                self._connection.execute("COMMIT")
+                with self._guarded():
+                    self._store.begin()
+                    yield self._store
+                    self._store.commit()
                 if self._has_told:
                     self.told.set()
-            except sqlite3.Error as error:
-                raise JournalFailed(
-                    f"the order journal cannot be written ({error}): nothing is sent until its disk has room and works"
-                ) from error
             finally:
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
+                self._store.rollback()
                 self._depth = 0
                 self._has_told = False
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            yield
+        except self._store.errors as error:
+            raise JournalFailed(
+                f"the order journal cannot be written ({error}): nothing is sent until its database has room and works"
+            ) from error
+
+    def must_hold(self) -> None:
+        """Raise `Fenced` unless this process may still send; asked right before every request that orders something."""
+        with self._mutex, self._guarded():
+            self._store.must_hold()
+
+    def renew(self) -> None:
+        """Stay the holder; raises `Fenced` where another executor took over."""
+        with self._mutex, self._guarded():
+            self._store.renew()
+
+    def _fill_in(self) -> None:
+        """Write into the rows of an older version what newer columns and tables need."""
+        with self.transaction() as db:
+            for intent_id, payload in self._rows("SELECT intent_id, payload FROM intent WHERE side = ''"):
+                intent = _decode_intent(payload)
+                db.execute(
+                    "UPDATE intent SET side = ?, strategy = ? WHERE intent_id = ?",
+                    (intent.side, intent.strategy, intent_id),
+                )
+                db.execute("UPDATE attempt SET pocket = ? WHERE intent_id = ?", (intent.pocket, intent_id))
+                for amounts in self._rows("SELECT quantity, funds, fee FROM fills WHERE intent_id = ?", intent_id):
+                    self._add_held(intent, *map(Decimal, amounts))
 
     # --- what is to be done
 
@@ -131,11 +123,13 @@ class Journal:
         """Journal a decision; False where it stands there already (a duplicate delivery)."""
         with self.transaction() as db:
             cursor = db.execute(
-                "INSERT OR IGNORE INTO intent(intent_id, account, pocket, market, purpose, payload, state, attempt,"
-                ' uuid, topic, partition, "offset", append_ms, expires_at)'
-                " VALUES (?, ?, ?, ?, ?, ?, 'NEW', 0, '', ?, ?, ?, ?, ?)",
+                "INSERT INTO intent(intent_id, seq, account, pocket, market, purpose, side, strategy, payload, state,"
+                ' attempt, uuid, topic, partition, "offset", append_ms, expires_at)'
+                " VALUES (?, (SELECT COALESCE(MAX(seq), 0) + 1 FROM intent), ?, ?, ?, ?, ?, ?, ?, 'NEW', 0, '',"
+                " ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (
-                    intent.id, intent.account, intent.pocket, intent.market, intent.purpose, encode(intent),
+                    intent.id, intent.account, intent.pocket, intent.market, intent.purpose, intent.side,
+                    intent.strategy, encode(intent),
                     record.topic, record.partition, record.offset, record.append_ms, intent.expires_ms,
                 ),
             )  # fmt: skip
@@ -145,7 +139,8 @@ class Journal:
         """Journal a cancellation; False where it stands there already."""
         with self.transaction() as db:
             cursor = db.execute(
-                "INSERT OR IGNORE INTO cancel(cancel_id, intent_id, payload, state) VALUES (?, ?, ?, 'NEW')",
+                "INSERT INTO cancel(cancel_id, seq, intent_id, payload, state) VALUES"
+                " (?, (SELECT COALESCE(MAX(seq), 0) + 1 FROM cancel), ?, ?, 'NEW') ON CONFLICT DO NOTHING",
                 (cancel.id, cancel.intent_id, encode(cancel)),
             )
             return cursor.rowcount == 1
@@ -169,9 +164,11 @@ class Journal:
             if not cursor.rowcount:
                 return False
             db.execute(
-                "INSERT INTO attempt(identifier, intent_id, number, state, burn, uuid, executed_quantity,"
-                " executed_funds, paid_fee, changed_ms) VALUES (?, ?, ?, 'SENDING', '', '', '0', '0', '0', ?)",
-                (identifier, intent_id, number, now_ms),
+                "INSERT INTO attempt(identifier, seq, pocket, epoch, intent_id, number, state, burn, uuid,"
+                " executed_quantity, executed_funds, paid_fee, changed_ms)"
+                " SELECT ?, (SELECT COALESCE(MAX(seq), 0) + 1 FROM attempt), pocket, ?, intent_id, ?, 'SENDING', '',"
+                " '', '0', '0', '0', ? FROM intent WHERE intent_id = ?",
+                (identifier, self.epoch, number, now_ms, intent_id),
             )
             self._tell([event])
             return True
@@ -216,12 +213,6 @@ class Journal:
         with self.transaction() as db:
             db.execute("UPDATE attempt SET burn = ? WHERE identifier = ?", (burn.value, identifier))
 
-    def new_executions(self, uuid: str, executions: Iterable[Execution]) -> list[Execution]:
-        """Those of an order that are not in the journal yet, each once."""
-        unique = {execution.id: execution for execution in executions}
-        known = {row[0] for row in self._rows("SELECT fill_id FROM fills WHERE uuid = ?", uuid)}
-        return [execution for execution in unique.values() if execution.id not in known]
-
     def add_fill(self, attempt: AttemptRow, uuid: str, execution: Execution, fee: Decimal) -> None:
         """Journal one execution (inside a `transaction()` with its event)."""
         with self.transaction() as db:
@@ -232,6 +223,41 @@ class Journal:
                     str(execution.funds), str(fee),
                 ),
             )  # fmt: skip
+            row = self.intent(attempt.intent_id)
+            if row is not None:
+                self._add_held(row.intent, execution.quantity, execution.funds, fee)
+
+    def _add_held(self, intent: OrderIntent, quantity: Decimal, funds: Decimal, fee: Decimal) -> None:
+        key = intent.account, ledger_of(intent), intent.market
+        with localcontext(prec=50):
+            if intent.side == "buy":
+                self.correct_held(*key, bought=quantity, spent=funds + fee)
+            else:
+                self.correct_held(*key, sold=quantity, earned=funds - fee)
+
+    def correct_held(
+        self,
+        account: str,
+        ledger: str,
+        market: str,
+        *,
+        bought: Decimal = ZERO,
+        sold: Decimal = ZERO,
+        spent: Decimal = ZERO,
+        earned: Decimal = ZERO,
+    ) -> None:
+        """Add to the sums of a ledger."""
+        with self.transaction() as db, localcontext(prec=50):
+            where = "FROM held WHERE account = ? AND strategy = ? AND market = ?"
+            rows = self._rows(f"SELECT bought, sold, spent, earned {where}", account, ledger, market)
+            before = rows[0] if rows else ("0", "0", "0", "0")
+            sums = [str(Decimal(old) + new) for old, new in zip(before, (bought, sold, spent, earned), strict=True)]
+            db.execute(
+                "INSERT INTO held(account, strategy, market, bought, sold, spent, earned) VALUES (?, ?, ?, ?, ?, ?, ?)"
+                " ON CONFLICT (account, strategy, market) DO UPDATE SET bought = excluded.bought, sold = excluded.sold,"
+                " spent = excluded.spent, earned = excluded.earned",
+                (account, ledger, market, *sums),
+            )
 
     def set_totals(self, identifier: str, quantity: Decimal, funds: Decimal, fee: Decimal) -> None:
         """Write what has been told in fills."""
@@ -249,74 +275,11 @@ class Journal:
     def _tell(self, events: Iterable[OrderEvent]) -> None:
         self._has_told = True
         for event in events:
-            self._connection.execute(
+            self._store.execute(
                 "INSERT INTO outbox(topic, key, payload) VALUES (?, ?, ?)", (EVENTS, _pocket_of(event), encode(event))
             )
 
-    # --- what stands there
-
-    def intent(self, intent_id: str) -> IntentRow | None:
-        """An intent, None where it was never journalled."""
-        rows = self._rows("SELECT payload, state, attempt, uuid, append_ms FROM intent WHERE intent_id = ?", intent_id)
-        return IntentRow(_decode_intent(rows[0][0]), *rows[0][1:]) if rows else None
-
-    def newest_intent(self) -> IntentRow | None:
-        """The intent that came last."""
-        rows = self._rows("SELECT intent_id FROM intent ORDER BY rowid DESC LIMIT 1")
-        return self.intent(rows[0][0]) if rows else None
-
-    def intents(self, *states: str) -> list[str]:
-        """Ids of the intents in these states, in the order they came."""
-        marks = ",".join("?" * len(states))
-        statement = f"SELECT intent_id FROM intent WHERE state IN ({marks}) ORDER BY rowid"  # noqa: S608 - only question marks are put in
-        return [row[0] for row in self._rows(statement, *states)]
-
-    def attempt(self, identifier: str) -> AttemptRow | None:
-        """An attempt by its identifier."""
-        rows = self._rows(f"SELECT {_ATTEMPT} FROM attempt WHERE identifier = ?", identifier)  # noqa: S608 - constants
-        return _attempt_row(rows[0]) if rows else None
-
-    def attempts(self, *states: str, changed_after_ms: int = 0) -> list[AttemptRow]:
-        """The attempts in these states, oldest first."""
-        marks = ",".join("?" * len(states))
-        rows = self._rows(
-            f"SELECT {_ATTEMPT} FROM attempt WHERE state IN ({marks}) AND changed_ms >= ? ORDER BY rowid",  # noqa: S608 - constants
-            *states,
-            changed_after_ms,
-        )
-        return [_attempt_row(row) for row in rows]
-
-    def attempts_of(self, intent_id: str) -> list[AttemptRow]:
-        """All attempts of an intent, first to last."""
-        rows = self._rows(f"SELECT {_ATTEMPT} FROM attempt WHERE intent_id = ? ORDER BY number", intent_id)  # noqa: S608 - constants
-        return [_attempt_row(row) for row in rows]
-
-    def has_doubt(self, account: str) -> bool:
-        """Whether an attempt of this account is in doubt now."""
-        return bool(self._rows("SELECT 1 FROM intent WHERE account = ? AND state = 'UNKNOWN' LIMIT 1", account))
-
-    def lost(self, account: str) -> list[str]:
-        """Intents of this account that the exchange accepted and does not know any more."""
-        rows = self._rows("SELECT intent_id FROM intent WHERE account = ? AND state = 'LOST' ORDER BY rowid", account)
-        return [row[0] for row in rows]
-
-    def cancel(self, cancel_id: str) -> CancelIntent | None:
-        """A cancellation that is still to be carried out."""
-        rows = self._rows("SELECT payload FROM cancel WHERE cancel_id = ? AND state = 'NEW'", cancel_id)
-        return _decode_cancel(rows[0][0]) if rows else None
-
-    def cancels(self) -> list[str]:
-        """Ids of the cancellations that are still to be carried out."""
-        return [row[0] for row in self._rows("SELECT cancel_id FROM cancel WHERE state = 'NEW' ORDER BY rowid")]
-
     # --- outbox
-
-    def unpublished(self, limit: int = 500) -> list[OutboxRow]:
-        """The oldest events that wait to be published."""
-        rows = self._rows(
-            "SELECT seq, topic, key, payload FROM outbox WHERE published_at IS NULL ORDER BY seq LIMIT ?", limit
-        )
-        return [OutboxRow(*row) for row in rows]
 
     def mark_published(self, seqs: Sequence[int], now_ms: int) -> None:
         """These events were acknowledged by the log."""
@@ -325,77 +288,45 @@ class Journal:
 
     # --- halts, cursors, external orders
 
-    def apply_halt(self, halt: Halt) -> None:
-        """Take over a kill switch, or its end."""
+    def apply_halt(self, halt: Halt, *, is_in_force: bool, tell: bool = False) -> bool:
+        """Note a kill switch or its end as read; False where this very one was read before. `is_in_force`: it is what
+        holds for its account from now on (`halts` decides); `tell`: it goes to `controls` as well.
+        """
         with self.transaction() as db:
-            if halt.kind == "lifted":
-                db.execute("DELETE FROM halts WHERE account = ?", (halt.account,))
-            else:
+            seen = db.execute("INSERT INTO halt_seen(id) VALUES (?) ON CONFLICT DO NOTHING", (halt_id(halt),))
+            if not seen.rowcount:
+                return False
+            if is_in_force:
                 db.execute(
-                    "INSERT OR REPLACE INTO halts(account, kind, event_ms, by) VALUES (?, ?, ?, ?)",
+                    'INSERT INTO halts(account, kind, event_ms, "by") VALUES (?, ?, ?, ?) ON CONFLICT (account)'
+                    ' DO UPDATE SET kind = excluded.kind, event_ms = excluded.event_ms, "by" = excluded."by"',
                     (halt.account, halt.kind, halt.event_ms, halt.by),
                 )
-
-    def halt_of(self, account: str) -> str:
-        """The kind of halt that holds for an account, empty for none."""
-        rows = self._rows("SELECT kind FROM halts WHERE account IN (?, '*') ORDER BY kind DESC LIMIT 1", account)
-        return str(rows[0][0]) if rows else ""
-
-    def cursor(self, slot: str) -> int:
-        """Next offset to read of a topic that is read whole."""
-        rows = self._rows("SELECT next_offset FROM cursor WHERE slot = ?", slot)
-        return int(rows[0][0]) if rows else 0
+            if tell:
+                self._has_told = True
+                db.execute(
+                    "INSERT INTO outbox(topic, key, payload) VALUES ('controls', ?, ?)", (halt.account, encode(halt))
+                )
+            return True
 
     def set_cursor(self, slot: str, next_offset: int) -> None:
         """Remember how far such a topic was applied."""
         with self.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO cursor(slot, next_offset) VALUES (?, ?)", (slot, next_offset))
+            db.execute(
+                "INSERT INTO cursor(slot, next_offset) VALUES (?, ?)"
+                " ON CONFLICT (slot) DO UPDATE SET next_offset = excluded.next_offset",
+                (slot, next_offset),
+            )
 
     def add_external(self, uuid: str, identifier: str, market: str, now_ms: int) -> bool:
         """Note an open order that is not ours; True where it is new."""
         with self.transaction() as db:
             cursor = db.execute(
-                "INSERT OR IGNORE INTO external(uuid, identifier, market, seen_ms) VALUES (?, ?, ?, ?)",
+                "INSERT INTO external(uuid, identifier, market, seen_ms) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (uuid, identifier, market, now_ms),
             )
             return cursor.rowcount == 1
 
-    def _rows(self, statement: str, *values: str | int) -> list[tuple[Any, ...]]:
-        with self._mutex:
-            return self._connection.execute(statement, values).fetchall()
-
-
-def _attempt_row(row: tuple[Any, ...]) -> AttemptRow:
-    identifier, intent_id, number, state, burn, uuid, quantity, funds, fee = row
-    return AttemptRow(
-        identifier, intent_id, number, state, Burn(burn), uuid, Decimal(quantity), Decimal(funds), Decimal(fee)
-    )
-
 
 def _pocket_of(event: Message) -> str:
     return str(getattr(event, "pocket", ""))
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool)
-    try:
-        ExecutionTable.metadata.create_all(engine)
-    finally:
-        engine.dispose()
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=FULL")
-    return connection
-
-
-def _lock(path: Path) -> int:
-    """Take the file lock of the one executor; the system lets it go when the process ends, however it ends."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(handle)
-        raise AlreadyRunning(
-            f"another order executor holds {path}: there can be one per journal, stop it first"
-        ) from error
-    return handle

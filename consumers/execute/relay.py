@@ -1,4 +1,4 @@
-"""Publishes what the journal's outbox holds to `order-events`, and what the pocket holds to `balances`.
+"""Publishes what the journal's outbox holds to `order-events`, and what the pockets hold to `balances`.
 
 `executor` runs both in threads of their own. Order events go out at least once, in order, with stable content: an event
 is marked only after the log has acknowledged it, so one may come twice after a crash and readers keep one.
@@ -6,10 +6,11 @@ is marked only after the log has acknowledged it, so one may come twice after a 
 
 import logging
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from threading import Event
 
 from consumers.execute.journal import Journal
-from consumers.execute.venue import Venue
+from consumers.execute.venue import Holding
 from infra.errors import DeliveryPending, Retry
 from infra.log import Log, Publisher
 from streams.messages import Balance, encode
@@ -17,8 +18,9 @@ from streams.messages import Balance, encode
 logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
+FLUSH_S = 3.0
+"""Twice so long is waited for the log's word; who is asked to end meanwhile ends after it."""
 TROUBLE_S = 0.5
-BALANCE_EVERY_S = 0.5
 
 
 def publish_outbox(journal: Journal, publisher: Publisher, wall_ms: Callable[[], int]) -> int:
@@ -35,9 +37,9 @@ def publish_outbox(journal: Journal, publisher: Publisher, wall_ms: Callable[[],
 
 def _flush(publisher: Publisher) -> None:
     try:
-        publisher.flush()
+        publisher.flush(FLUSH_S)
     except DeliveryPending:
-        publisher.flush()
+        publisher.flush(FLUSH_S)
 
 
 def relay(journal: Journal, log: Log, stop: Event, wall_ms: Callable[[], int]) -> None:
@@ -75,31 +77,44 @@ def _drop(publisher: Publisher | None) -> None:
         logger.warning("a publisher was closed with events undelivered, they stay in the journal: %s", error)
 
 
-def tell_balances(venue: Venue, log: Log, pocket: str, due: Event, stop: Event, now_ms: Callable[[], int]) -> None:
-    """Publish the pocket's holdings whenever `due` is set, until `stop`."""
-    publisher: Publisher | None = None
-    has_trouble = False
-    while not stop.is_set():
-        if due.wait(BALANCE_EVERY_S):
-            due.clear()
+class BalanceTeller:
+    """Publishes what pockets hold, in a thread of its own; whoever has asked the exchange hands it over."""
+
+    def __init__(self, log: Log, stop: Event) -> None:
+        self._log = log
+        self._stop = stop
+        self._waiting: SimpleQueue[tuple[str, list[Holding], int]] = SimpleQueue()
+
+    def put(self, pocket: str, holdings: list[Holding], event_ms: int) -> None:
+        """What a pocket holds now."""
+        self._waiting.put((pocket, holdings, event_ms))
+
+    def run(self) -> None:
+        """Until `stop`; balances that the log does not take are told again."""
+        publisher: Publisher | None = None
+        told: tuple[str, list[Holding], int] | None = None
+        has_trouble = False
+        while not self._stop.is_set():
             try:
-                publisher = publisher or log.publisher(linger_ms=0)
-                publish_balances(venue, publisher, pocket, now_ms())
-                has_trouble = False
+                told = told or self._waiting.get(timeout=IDLE_S)
+                publisher = publisher or self._log.publisher(linger_ms=0)
+                publish_balances(publisher, *told)
+                told, has_trouble = None, False
+            except Empty:
+                continue
             except Retry as error:
                 if not has_trouble:
                     logger.warning("balances are told later: %s", error)
                 has_trouble = True
                 _drop(publisher)
                 publisher = None
-                due.set()
-            stop.wait(BALANCE_EVERY_S)
-    _drop(publisher)
+                self._stop.wait(TROUBLE_S)
+        _drop(publisher)
 
 
-def publish_balances(venue: Venue, publisher: Publisher, pocket: str, event_ms: int) -> None:
-    """Ask once and publish one `Balance` per currency."""
-    for holding in venue.holdings():
+def publish_balances(publisher: Publisher, pocket: str, holdings: list[Holding], event_ms: int) -> None:
+    """One `Balance` per currency."""
+    for holding in holdings:
         balance = Balance(
             pocket=pocket,
             currency=holding.currency,

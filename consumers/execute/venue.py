@@ -3,13 +3,32 @@
 The desk and the tests are written against `Venue`. An answer never guesses: whatever is not proven is `Unclear`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal, NamedTuple, Protocol
 
+from infra.errors import ExchangeUnavailable
 from streams.messages import OrderIntent
 
 OrderState = Literal["wait", "watch", "done", "cancel"]
+
+
+KEY_REFUSALS = frozenset(
+    {
+        "invalid_access_key", "expired_access_key", "jwt_verification", "no_authorization_ip", "no_authorization_i_p",
+        "out_of_scope",
+    }
+)  # fmt: skip
+"""Names of errors that speak of the key, not of the request: every other request would be refused like this one."""
+MOST_LOOKED_UP = 100
+"""Orders in one look-up by ids."""
+
+
+class KeyRefused(ExchangeUnavailable):
+    """The pocket has no key, or the exchange refuses it: nothing can be asked until there is another one."""
+
+    retry_s = 5.0
 
 
 class Execution(NamedTuple):
@@ -62,6 +81,13 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacing:
+    """The exchange took a cancel-and-replace: the new order exists once the old one is cancelled, or never."""
+
+    new_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """Proven: the exchange refused this very request, or no connection to it came about. Nothing was placed."""
 
@@ -83,7 +109,7 @@ class Unclear:
     text: str
 
 
-Answer = Accepted | Refused | Duplicate | Unclear
+Answer = Accepted | Replacing | Refused | Duplicate | Unclear
 
 
 class Holding(NamedTuple):
@@ -101,8 +127,17 @@ class Venue(Protocol):
     def place(self, request: OrderRequest, identifier: str) -> Answer:
         """Send one order, exactly one request."""
 
+    def replace(self, uuid: str, request: OrderRequest, identifier: str) -> Answer:
+        """Cancel an open order and send another one for what is left of it, exactly one request."""
+
     def find(self, identifier: str) -> Order | None:
         """The order with this identifier, None where the exchange says that there is none."""
+
+    def by_identifiers(self, identifiers: Sequence[str]) -> list[Order]:
+        """Those of many identifiers that the exchange knows; without executions."""
+
+    def by_uuids(self, uuids: Sequence[str]) -> list[Order]:
+        """Those of many ids that the exchange knows; without executions."""
 
     def order(self, uuid: str) -> Order | None:
         """The order with this id and its executions."""
@@ -133,11 +168,19 @@ def request_of(intent: OrderIntent) -> OrderRequest:
     )
 
 
+BURNING_PRICES = {"buy": Decimal("0.0000000001"), "sell": Decimal("9999999999.0000000001")}
+
+
+def is_burning(order: Order, intent: OrderIntent) -> bool:
+    """Whether an order is the one that had to be refused, not the one that was wanted."""
+    return order.order_type != intent.order_type or order.price == BURNING_PRICES[intent.side]
+
+
 def burning_request(intent: OrderIntent) -> OrderRequest:
     """An order that must be refused, to spend an identifier: a limit price off every tick (ten decimals, one more than
     any market has), and so far from the market that it could not trade even where it were taken.
     """
-    price = Decimal("0.0000000001") if intent.side == "buy" else Decimal("9999999999.0000000001")
+    price = BURNING_PRICES[intent.side]
     return OrderRequest(
         market=intent.market,
         side="bid" if intent.side == "buy" else "ask",

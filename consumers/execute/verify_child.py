@@ -20,9 +20,12 @@ from consumers.execute.attempts import Rules
 from consumers.execute.crash import Reach, kill_at, reach_nothing
 from consumers.execute.executor import run_executor
 from consumers.execute.guard import refuse_real_exchange, remove_exchange_variables
+from consumers.execute.keyring import FileKeyRing
 from consumers.execute.limits import RiskLimits
 from consumers.execute.options import Options
 from infra.kafka import KafkaLog
+
+_MUCH = Decimal(10**12)
 
 
 def options_of(values: dict[str, Any]) -> Options:
@@ -31,13 +34,14 @@ def options_of(values: dict[str, Any]) -> Options:
     return Options(
         home=home,
         address=values["address"],
-        access_key=values["access_key"],
-        secret_key=(home / "run" / "secrets" / values["access_key"]).read_text().strip(),
+        keys=FileKeyRing(home / "run" / "secrets"),
+        database=values["database"],
+        lease_s=values["lease_s"],
         pocket=values["pocket"],
         instance=values["instance"],
         timeout_s=values["timeout_s"],
         rules=Rules(**values["rules"]),
-        limits=RiskLimits(Decimal(10_000_000), 1_000_000),
+        limits=RiskLimits(_MUCH, 1_000_000, 1_000_000, _MUCH, _MUCH),
     )
 
 

@@ -14,12 +14,13 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import psycopg
 from websocket import WebSocket, WebSocketException
 
 from infra.errors import ExchangeUnavailable
@@ -34,7 +35,10 @@ POCKET = "paper-main"
 INSTANCE = "verify"
 MARKETS = 4
 START_S = 240.0
-NEEDED = ("order-intents", "order-events", "controls", "markets", "balances", "dead-letters")
+NEEDED = (
+    "order-intents", "order-events", "order-requests", "controls", "markets", "balances", "dead-letters", "orderbooks",
+    "features", "signals", "commands",
+)  # fmt: skip
 RULES = {
     "longest_flight_s": 1.0,
     "settle_margin_s": 0.2,
@@ -46,6 +50,10 @@ RULES = {
     "sweep_for_s": 60.0,
 }
 TIMEOUT_S = 1.0
+PATIENCE_S = 120.0
+"""With a process that ends, on a machine that has much else to do."""
+LEASE_S = 0.5
+"""On PostgreSQL: a killed executor's lease runs out so fast."""
 
 
 class Sandbox:
@@ -203,16 +211,18 @@ class Executors:
         assert self._parent.stdin is not None
         assert self._parent.stdout is not None
         self._parent.stdin.close()
-        self._parent.wait(10)
+        self._parent.wait(PATIENCE_S)
         self._parent.stdout.close()
 
 
 class Stage:
     """Everything together; leaving it ends every process."""
 
-    def __init__(self, bootstrap: str = "") -> None:
+    def __init__(self, bootstrap: str = "", database: str = "") -> None:
+        """`database` is the address of a PostgreSQL for the journal; empty: an SQLite file."""
         self._stack = ExitStack()
         self._bootstrap = bootstrap
+        self._database = database
         self.home = Path()
         self.log: KafkaLog
         self.sandbox: Sandbox
@@ -234,7 +244,7 @@ class Stage:
             self.sandbox = Sandbox(self.home)
             stack.callback(self.sandbox.close)
             self.sandbox.start()
-            self.executors = Executors(self._options(prefix))
+            self.executors = Executors(self.options())
             stack.callback(self.executors.close)
             self._stack = stack.pop_all()
         return self
@@ -245,23 +255,40 @@ class Stage:
         """End everything."""
         self._stack.__exit__(kind, error, trace)
 
-    def _options(self, prefix: str) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
+        """What an executor is told."""
         return {
             "home": str(self.home),
             "bootstrap": self._bootstrap,
-            "prefix": prefix,
+            "prefix": self.log.prefix,
             "address": self.sandbox.url,
-            "access_key": POCKET,
             "pocket": POCKET,
+            "database": self._database,
+            "lease_s": LEASE_S,
             "instance": INSTANCE,
             "timeout_s": TIMEOUT_S,
             "rules": RULES,
             "logfile": str(self.home / "execute.log"),
         }
 
-    @contextmanager
-    def journal(self) -> Iterator[sqlite3.Connection]:
-        """The executor's journal, for reading, beside the executor."""
-        path = self.home / "db" / "execution.sqlite"
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
-            yield connection
+    def rows(self, statement: str, values: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        """What stands in the executor's journal, read beside the executor; nothing before its tables are there."""
+        if self._database:
+            try:
+                with psycopg.connect(self._database, autocommit=True) as connection:
+                    return connection.execute(statement.replace("?", "%s"), values).fetchall()
+            except psycopg.errors.UndefinedTable:
+                return []
+        return self.rows_of(self.home / "db" / "execution.sqlite", statement, values)
+
+    def rows_of(self, path: Path, statement: str, values: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        """The same of a journal in a file."""
+        if not path.exists():
+            return []
+        try:
+            with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=5)) as connection:
+                return connection.execute(statement, values).fetchall()
+        except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                return []
+            raise

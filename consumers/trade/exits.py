@@ -1,76 +1,92 @@
-"""The exit rules: horizon over, expectation gone, stop loss, halt. Pure; nothing here asks for cost or permission.
+"""The exit rules: halt, stop, trailing stop, take profit, stale data, time over. Pure; nothing here asks for cost or
+permission.
 
-Called by `consumers.trade.fold` inside its decimal context. The entry's cost is sunk: it plays no part. Stop and halt
-are protective exits and pass every veto.
+Called by `consumers.trade.fold` inside its decimal context. The entry's cost is sunk: it plays no part. All but time
+over and an expectation that is gone are protective exits and pass every veto.
 """
 
 from decimal import ROUND_FLOOR, Context, Decimal
 
+from consumers.trade.ledgers import Exit, ExitKind, Order, Position, ledger_key, market_of
 from consumers.trade.positions import leave_rest
-from consumers.trade.reasons import Reason
-from consumers.trade.state import Account, Bin, Exit, ExitKind, Order, Parameters, Position, Shared
+from consumers.trade.resting import cancel_resting
+from consumers.trade.state import Account, Book, Parameters, Shared
 from streams import messages as m
 from streams.market import costs
 
-PROTECTIVE: frozenset[ExitKind] = frozenset({"stop", "halt"})
+PROTECTIVE: frozenset[ExitKind] = frozenset({"stop", "trailing", "take-profit", "stale", "halt"})
+HUNDRED = Decimal(100)
 
 
-def best_bid(key: str, shared: Shared) -> float | None:
-    """The best bid of the last book, its mid price where the bids are empty."""
-    book = shared.books.get(key)
+def bid_of(book: Book | None) -> Decimal | None:
+    """The best bid of a book, its mid price where the bids are empty."""
     if book is None:
         return None
-    return book.levels[0] if book.levels and book.levels[0] is not None else book.mid
+    bid = book.levels[0] if book.levels and book.levels[0] is not None else book.mid
+    return None if bid is None else Decimal(repr(bid))
 
 
-def is_stopped(position: Position, bid: float | None, stop_percent: Decimal) -> bool:
-    """Whether the price fell to the average price less the stop."""
-    if bid is None or position.quantity <= 0:
-        return False
-    return Decimal(repr(bid)) <= position.average_price * (1 - stop_percent / 100)
+def note_bid(position: Position, book: Book) -> None:
+    """Keep the highest bid since the position was opened."""
+    bid = bid_of(book)
+    if bid is not None and (position.high_bid is None or bid > position.high_bid):
+        position.high_bid = bid
 
 
-def wanted_exit(account: Account, key: str, position: Position, shared: Shared) -> ExitKind | None:
-    """The exit that time, price or a halt asks for now; the most urgent one."""
+def is_stale(ledger: str, shared: Shared, parameters: Parameters) -> bool:
+    """Whether the market's last book is too old to watch a price by."""
+    book = shared.books.get(market_of(ledger))
+    return book is not None and shared.now_ms - book.bin_ms > parameters.stale_feed_ms
+
+
+def wanted_exit(
+    account: Account, exits: m.ExitRules, ledger: str, shared: Shared, parameters: Parameters
+) -> ExitKind | None:
+    """The exit that halt, price, age of the data or time ask for now; the most urgent one."""
     if "sell-all" in (shared.halt, account.halt):
         return "halt"
-    if is_stopped(position, best_bid(key, shared), account.settings.stop_percent):
-        return "stop"
+    position = account.positions[ledger]
+    if (kind := _by_price(position, exits, account.settings.stop_percent, ledger, shared)) is not None:
+        return kind
+    if exits.on_stale == "sell" and is_stale(ledger, shared, parameters):
+        return "stale"
     return "time-stop" if shared.now_ms >= position.due_ms else None
 
 
-def faded_signal(account: Account, position: Position, found: Bin, now_ms: int) -> m.Signal | None:
-    """The new forecast that ends a position: over what remains of the horizon it expects less than the hysteresis.
-
-    Of the licensed horizons that the account trades, the shortest that covers the rest counts, else the longest.
-    """
-    licensed = [
-        found.signals[horizon]
-        for horizon in sorted(account.settings.horizons_ms)
-        if horizon in found.signals and found.signals[horizon].is_licensed
-    ]
-    if not licensed or found.bin_ms <= position.due_ms - position.horizon_ms:
+def _by_price(
+    position: Position, exits: m.ExitRules, stop_percent: Decimal, ledger: str, shared: Shared
+) -> ExitKind | None:
+    bid = bid_of(shared.books.get(market_of(ledger)))
+    if bid is None or position.quantity <= 0:
         return None
-    left_ms = position.due_ms - now_ms
-    signal = next((one for one in licensed if one.horizon_ms >= left_ms), licensed[-1])
-    return signal if signal.expected_bp < float(account.settings.hysteresis_percent) * 100.0 else None
+    if bid <= position.average_price * (1 - stop_percent / HUNDRED):
+        return "stop"
+    trailing, high = exits.trailing_percent, position.high_bid
+    if trailing is not None and high is not None and bid <= high * (1 - trailing / HUNDRED):
+        return "trailing"
+    target = exits.take_profit_percent
+    if target is None or position.resting or bid < position.average_price * (1 + target / HUNDRED):
+        return None
+    return "take-profit"
 
 
 def sell(
     account: Account,
-    key: str,
+    ledger: str,
     kind: ExitKind,
     base: str,
     event_ms: int,
     shared: Shared,
     parameters: Parameters,
     context: Context,
-) -> m.OrderIntent | None:
+) -> m.OrderIntent | m.CancelIntent | None:
     """Make the market sell of a position and note it, or set the position aside as dust where it cannot be sold.
 
     Makes nothing while an exit is under way, waits for its next try, or (plan exits only) the entry is still filling.
+    Where a take profit rests at the exchange it is cancelled first: what it holds cannot be sold, and nothing is sold
+    before its end is told.
     """
-    position = account.positions[key]
+    position = account.positions[ledger]
     under_way = position.exit
     if under_way is not None:
         is_escalated = kind in PROTECTIVE and under_way.kind not in PROTECTIVE
@@ -80,20 +96,31 @@ def sell(
     entry = account.orders.get(position.entry_intent)
     if kind not in PROTECTIVE and entry is not None and entry.is_open:
         return None
+    if position.resting:
+        position.exit = _exit_of(position, kind, base, "")
+        return cancel_resting(account, position, f"{kind} of the position", event_ms)
     quantity = costs.order_quantity(position.quantity, context)
-    if _is_dust(key, quantity, shared, parameters) and (kind not in PROTECTIVE or under_way is not None):
-        leave_rest(account, key, shared.now_ms)
+    is_tried = under_way is not None and under_way.tries > 0
+    if is_dust(ledger, quantity, shared, parameters) and (kind not in PROTECTIVE or is_tried):
+        leave_rest(account, ledger, shared.now_ms)
         return None
     return _sell_intent(account, position, kind, base, quantity, event_ms, shared, parameters)
 
 
-def _is_dust(key: str, quantity: Decimal, shared: Shared, parameters: Parameters) -> bool:
+def _exit_of(position: Position, kind: ExitKind, base: str, intent_id: str) -> Exit:
+    """The exit after one more try, or while it waits for its first."""
+    tries, refused = (0, 0) if position.exit is None else (position.exit.tries, position.exit.refused)
+    return Exit(kind=kind, base=base, intent_id=intent_id, tries=tries + bool(intent_id), refused=refused)
+
+
+def is_dust(ledger: str, quantity: Decimal, shared: Shared, parameters: Parameters) -> bool:
     """Whether what is left is below the exchange's minimum at the best bid (unknown price: it is not)."""
     if quantity <= 0:
         return True
-    facts, bid = shared.facts.get(key), best_bid(key, shared)
+    key = market_of(ledger)
+    facts, bid = shared.facts.get(key), bid_of(shared.books.get(key))
     minimum = facts.minimum_total if facts is not None else parameters.minimum_total
-    return bid is not None and (quantity * Decimal(repr(bid))).quantize(Decimal(1), ROUND_FLOOR) < minimum
+    return bid is not None and (quantity * bid).quantize(Decimal(1), ROUND_FLOOR) < minimum
 
 
 def _sell_intent(
@@ -111,7 +138,7 @@ def _sell_intent(
     purpose: m.Purpose = "protective-exit" if kind in PROTECTIVE else "exit"
     cause_id = base if number == 0 else f"{base}/{number}"
     intent = m.OrderIntent(
-        id=m.intent_id(account.settings.account, kind, cause_id, purpose),
+        id=m.intent_id(account.settings.account, kind, ledger_key(position.strategy, cause_id), purpose),
         account=account.settings.account,
         pocket=account.settings.pocket,
         exchange=position.exchange,
@@ -128,10 +155,9 @@ def _sell_intent(
         event_ms=event_ms,
         expires_ms=event_ms + parameters.exit_expiry_ms,
         reason=f"{kind} of the position opened by {position.entry_intent}",
+        strategy=position.strategy,
     )
-    tries = 1 if position.exit is None else position.exit.tries + 1
-    refused = 0 if position.exit is None else position.exit.refused
-    position.exit = Exit(kind=kind, base=base, intent_id=intent.id, tries=tries, refused=refused)
+    position.exit = _exit_of(position, kind, base, intent.id)
     if entry is not None:
         entry.exits += 1
     account.orders[intent.id] = Order(
@@ -140,6 +166,7 @@ def _sell_intent(
         market=position.market,
         side="sell",
         purpose=purpose,
+        strategy=position.strategy,
         reserved=Decimal(0),
         due_ms=0,
         horizon_ms=0,
@@ -147,27 +174,3 @@ def _sell_intent(
         event_ms=shared.now_ms,
     )
     return intent
-
-
-def alarms(account: Account, now_ms: int) -> list[m.Veto]:
-    """Tell of exits that are refused again and again: at once, whether or not a forecast comes for their market."""
-    stuck = {key: position for key, position in account.positions.items() if position.is_stuck}
-    told = {key for key, reason in account.reasons.items() if reason == Reason.EXIT_REFUSED}
-    for key in told - stuck.keys():
-        del account.reasons[key]
-    found: list[m.Veto] = []
-    for key, position in stuck.items():
-        if key in told:
-            continue
-        account.reasons[key] = str(Reason.EXIT_REFUSED)
-        account.day.refusals[str(Reason.EXIT_REFUSED)] = account.day.refusals.get(Reason.EXIT_REFUSED, 0) + 1
-        found.append(
-            m.Veto(
-                account=account.settings.account,
-                exchange=position.exchange,
-                market=position.market,
-                reason=str(Reason.EXIT_REFUSED),
-                event_ms=now_ms,
-            )
-        )
-    return found

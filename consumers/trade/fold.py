@@ -5,17 +5,23 @@ gives the same output bytes. No clock, no randomness, no log, no settings object
 is computed in the decimal context that is passed in.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from decimal import Context, localcontext
 
-from consumers.trade import entries, exits, positions
+from consumers.trade import alarms, entries, exits, people, positions, resting, risk, shadow
+from consumers.trade.day import note_best, refuse, turn_day
 from consumers.trade.entries import Verdict
-from consumers.trade.state import Account, Bin, Book, Day, ExitKind, Facts, Order, Parameters, State, day_of
+from consumers.trade.glance import Glance
+from consumers.trade.ledgers import ExitKind, Order, ledger_key, market_of
+from consumers.trade.plans import Plans
+from consumers.trade.rules import Plan, Rule, exits_of, leave_of
+from consumers.trade.state import Account, Bin, Book, Facts, Parameters, State
+from models.strategies.registry import STRATEGIES, Kinds
+from models.strategies.rule import Holding
 from streams import messages as m
 
 Output = m.OrderIntent | m.CancelIntent | m.Veto
 Input = m.Signal | m.Features | m.Market | m.Control | m.OrderEvent
-ALL_ACCOUNTS = "*"
 
 
 def owns_all(_pocket: str) -> bool:
@@ -32,6 +38,7 @@ class Fold:
         context: Context,
         owns: Callable[[str], bool] = owns_all,
         state: State | None = None,
+        kinds: Kinds = STRATEGIES,
     ) -> None:
         self.parameters = parameters
         self.context = context
@@ -39,6 +46,16 @@ class Fold:
         self.state = State() if state is None else state
         self.is_complete = True
         """Whether every account is in the state; while one is put back, others having decided ends no bin."""
+        self.is_restoring = False
+        """Whether recorded inputs are folded again behind the accounts' snapshots. An account that entered was stored
+        with its entry: what looks like an entry then was refused for another account, which is not back yet.
+        """
+        self.crowd = risk.Crowd(self.state)
+        self.changed: set[str] = set()
+        """Accounts with more than a count that changed since the runner looked last."""
+        self.counted: set[str] = set()
+        """Accounts that decided on a bin since then."""
+        self.plans = Plans(kinds)
 
     def take(self, message: Input) -> list[Output]:
         """Take one record; messages that mean nothing to trade give nothing."""
@@ -50,16 +67,7 @@ class Fold:
             if isinstance(message, m.Market):
                 self._on_market(message)
                 return []
-            if isinstance(
-                message,
-                m.AccountSettings
-                | m.TradingStarted
-                | m.TradingStopped
-                | m.Halt
-                | m.Warmed
-                | m.LedgerAccepted
-                | m.AccountResumed,
-            ):
+            if isinstance(message, m.Control):
                 return self._on_control(message)
             return self._on_order_event(message)
 
@@ -75,15 +83,24 @@ class Fold:
             for key in [key for key, found in shared.bins.items() if not found.is_closed]:
                 outputs += self._close_bin(key)
             for account in self.state.accounts.values():
-                for key in list(account.positions):
-                    outputs += self._check_exit(account, key, event_ms)
+                if not account.positions and not account.rests:
+                    continue
+                for ledger in list(account.positions):
+                    outputs += self._check_exit(account, ledger, event_ms)
+                outputs += alarms.stale_positions(account, self.plans.of(account), shared, self.parameters)
+                risk.note_profit(account, shared)
+                self.counted.add(account.settings.account)
             return outputs
 
     # --- market ---------------------------------------------------------------------------------------------------
 
     def _on_market(self, message: m.Market) -> None:
         self.state.shared.facts[m.key_of(message.exchange, message.market)] = Facts(
-            minimum_total=message.minimum_total, is_suspect=message.is_caution or message.is_warning
+            minimum_total=message.minimum_total,
+            is_suspect=message.is_caution or message.is_warning,
+            tick_size=message.tick_size,
+            maximum_total=message.maximum_total,
+            is_delisted=message.is_delisted,
         )
 
     def _on_features(self, features: m.Features) -> list[Output]:
@@ -91,12 +108,18 @@ class Fold:
         book = shared.books.get(key)
         if book is not None and features.bin_ms <= book.bin_ms:
             return []
-        shared.books[key] = Book(bin_ms=features.bin_ms, mid=features.mid, levels=features.levels)
+        book = shared.books[key] = Book(bin_ms=features.bin_ms, mid=features.mid, levels=features.levels)
         shared.now_ms = max(shared.now_ms, features.bin_ms)
+        risk.note_turnover(features, shared)
         outputs: list[Output] = []
         for account in self.state.accounts.values():
-            if key in account.positions:
-                outputs += self._check_exit(account, key, features.bin_ms)
+            if key in account.shadow.open:
+                shadow.on_book(account, key, book)
+                self.counted.add(account.settings.account)
+            if account.positions:
+                for ledger in [ledger for ledger in account.positions if market_of(ledger) == key]:
+                    exits.note_bid(account.positions[ledger], book)
+                    outputs += self._check_exit(account, ledger, features.bin_ms)
         return outputs
 
     def _on_signal(self, signal: m.Signal) -> list[Output]:
@@ -112,12 +135,10 @@ class Fold:
         elif signal.bin_ms < found.bin_ms or found.is_closed or signal.horizon_ms in found.signals:
             return []
         found.signals[signal.horizon_ms] = signal
-        for account in self.state.accounts.values():
-            wanted = account.settings.horizons_ms
-            if signal.horizon_ms in wanted and all(horizon in found.signals for horizon in wanted):
-                outputs += self._decide(account, key, found)
-        if self.is_complete and self._have_all_decided(key, found):
-            _let_go(found)
+        if names := self.plans.completed(self.state.accounts, found, signal.horizon_ms):
+            outputs += self._decide_all(key, found, names)
+            if self.is_complete and self._have_all_decided(key, found):
+                _let_go(found)
         return outputs
 
     def _have_all_decided(self, key: str, found: Bin) -> bool:
@@ -126,6 +147,7 @@ class Fold:
     def complete(self) -> None:
         """All accounts are back: let go of the bins that nobody waits for any more."""
         self.is_complete = True
+        self.crowd.recount()
         for key, found in self.state.shared.bins.items():
             if not found.is_closed and self._have_all_decided(key, found):
                 _let_go(found)
@@ -133,106 +155,133 @@ class Fold:
     def _close_bin(self, key: str) -> list[Output]:
         """Decide with what came; later signals of this bin are too late."""
         found = self.state.shared.bins[key]
-        outputs: list[Output] = []
-        for account in self.state.accounts.values():
-            outputs += self._decide(account, key, found)
+        outputs = self._decide_all(key, found, self.state.accounts)
         _let_go(found)
         return outputs
 
     # --- decisions ------------------------------------------------------------------------------------------------
 
-    def _decide(self, account: Account, key: str, found: Bin) -> list[Output]:
-        """One account decides on one bin, once."""
-        if account.decided.get(key, -1) >= found.bin_ms:
-            return []
-        account.decided[key] = found.bin_ms
-        shared = self.state.shared
-        _turn_day(account, shared.now_ms)
+    def _decide_all(self, key: str, found: Bin, names: Collection[str]) -> list[Output]:
+        """Let accounts decide on a bin, each once."""
+        glance = Glance(key, found, self.state.shared)
         outputs: list[Output] = []
-        position = account.positions.get(key)
-        if position is not None:
-            faded = exits.faded_signal(account, position, found, shared.now_ms)
-            if faded is not None:
-                outputs += self._exit(account, key, "expectation", faded.id, faded.bin_ms)
-        verdict = entries.judge(account, key, found, shared, self.parameters)
-        _note_best(account.day, verdict)
-        if verdict.reason:
-            outputs += _refuse(account, key, found, verdict)
-        else:
-            outputs.append(self._enter(account, key, verdict))
+        for account in self.crowd.in_turn(key, found.bin_ms):
+            name = account.settings.account
+            if name in names and account.decided.get(key, -1) < found.bin_ms:
+                account.decided[key] = found.bin_ms
+                self.counted.add(name)
+                outputs += self._decide(account, glance)
         return outputs
 
-    def _enter(self, account: Account, key: str, verdict: Verdict) -> m.OrderIntent:
-        intent = entries.entry_intent(account, verdict, self.parameters)
-        signal = verdict.signal
-        if signal is None:
-            raise ValueError("an entry has a signal")
-        account.orders[intent.id] = Order(
-            intent_id=intent.id,
-            exchange=intent.exchange,
-            market=intent.market,
-            side="buy",
-            purpose="entry",
-            reserved=entries.entry_total(account.settings),
-            due_ms=signal.bin_ms + signal.horizon_ms,
-            horizon_ms=signal.horizon_ms,
-            signal_id=signal.id,
-            event_ms=self.state.shared.now_ms,
-        )
-        account.reasons.pop(key, None)
+    def _decide(self, account: Account, glance: Glance) -> list[Output]:
+        """One account decides on one bin, strategy by strategy."""
+        plan = self.plans.of(account)
+        turn_day(account, self.state.shared)
+        outputs: list[Output] = []
+        for number, rule in enumerate(plan.rules.values()):
+            outputs += self._fade(account, plan, rule, glance)
+            verdict = entries.judge(account, plan, rule, glance, self.crowd, self.parameters)
+            note_best(account.day, verdict, is_first=number == 0)
+            if verdict.reason:
+                outputs += refuse(account, rule, glance, verdict)
+            elif not self.is_restoring:
+                outputs.append(self._enter(account, rule, verdict))
+        shadow.consider(account, plan, glance, self.parameters)
+        return outputs
+
+    def _fade(self, account: Account, plan: Plan, rule: Rule, glance: Glance) -> list[Output]:
+        """Ask the strategy of an open position whether its plan has ended."""
+        ledger = ledger_key(rule.id, glance.key)
+        position = account.positions.get(ledger)
+        if position is None or rule.strategy is None or position.quantity <= 0:
+            return []
+        chance = entries.chance_of(account.settings, glance.signals(plan.horizons), glance)
+        holding = Holding(position.opened_ms, position.due_ms, position.horizon_ms, position.average_price)
+        faded = leave_of(rule.strategy, holding, chance)
+        return [] if faded is None else self._exit(account, ledger, "expectation", faded.id, faded.bin_ms)
+
+    def _enter(self, account: Account, rule: Rule, verdict: Verdict) -> m.OrderIntent:
+        intent = entries.entry_intent(account, rule, verdict, self.parameters)
+        order = entries.entry_order(account, rule, verdict, intent, self.state.shared.now_ms)
+        account.orders[intent.id] = order
+        self.crowd.note(order)
+        account.reasons.pop(order.ledger, None)
         account.day.entries += 1
+        account.day.orders += 1
+        self.changed.add(account.settings.account)
         return intent
 
-    def _check_exit(self, account: Account, key: str, event_ms: int) -> list[Output]:
-        """Look whether a position must go now, or whether its failed exit is to be tried again."""
-        position = account.positions[key]
-        kind = exits.wanted_exit(account, key, position, self.state.shared)
+    def _check_exit(self, account: Account, ledger: str, event_ms: int) -> list[Output]:
+        """Look whether a position must go now, whether its failed exit is tried again, or a take profit may rest."""
+        position, shared = account.positions[ledger], self.state.shared
+        self.counted.add(account.settings.account)
+        rules = exits_of(self.plans.of(account), position.strategy)
+        kind = exits.wanted_exit(account, rules, ledger, shared, self.parameters)
         if kind is None and position.exit is not None and not position.exit.intent_id:
             kind = position.exit.kind
-        return [] if kind is None else self._exit(account, key, kind, position.entry_intent, event_ms)
+        if kind is not None:
+            return self._exit(account, ledger, kind, position.entry_intent, event_ms)
+        return self._told(
+            account, resting.rest(account, ledger, rules, event_ms, shared, self.parameters, self.context)
+        )
 
-    def _exit(self, account: Account, key: str, kind: ExitKind, base: str, event_ms: int) -> list[Output]:
-        intent = exits.sell(
-            account, key, kind, base, event_ms, self.state.shared, self.parameters, self.context
+    def _exit(self, account: Account, ledger: str, kind: ExitKind, base: str, event_ms: int) -> list[Output]:
+        made = exits.sell(
+            account, ledger, kind, base, event_ms, self.state.shared, self.parameters, self.context
         )  # fmt: skip
-        return [] if intent is None else [intent]
+        return self._told(account, made)
+
+    def _told(self, account: Account, made: m.OrderIntent | m.CancelIntent | None) -> list[Output]:
+        if made is None:
+            return []
+        self.changed.add(account.settings.account)
+        account.day.orders += isinstance(made, m.OrderIntent)
+        return [made]
 
     # --- people and orders ----------------------------------------------------------------------------------------
 
     def _on_order_event(self, event: m.OrderEvent) -> list[Output]:
-        account = self.state.accounts.get(event.account)
+        account, shared = self.state.accounts.get(event.account), self.state.shared
         if account is None:
             return []
-        _turn_day(account, self.state.shared.now_ms)
-        positions.on_order_event(account, event, self.state.shared.now_ms, self.parameters)
-        return [*exits.alarms(account, self.state.shared.now_ms)]
+        turn_day(account, shared)
+        ended = positions.on_order_event(account, event, shared.now_ms, self.parameters)
+        outputs: list[Output] = [] if ended is None else self._after(account, ended)
+        self.counted.add(event.account)
+        if not isinstance(event, m.Veto):
+            risk.note_profit(account, shared)
+            self.changed.add(event.account)
+        return [*outputs, *alarms.refused_exits(account, shared.now_ms)]
+
+    def _after(self, account: Account, ended: Order) -> list[Output]:
+        """What follows the end of a resting order: the sale that waited for it; a rest that nobody can sell is dust."""
+        account.day.cancels += ended.state == "cancelled"
+        position = account.positions.get(ended.ledger)
+        if position is None or ended.price is None:
+            return []
+        shared = self.state.shared
+        if position.exit is not None and not position.exit.intent_id:
+            kind, base = position.exit.kind, position.exit.base
+            return self._exit(account, ended.ledger, kind, base, shared.now_ms)
+        if ended.executed_quantity and exits.is_dust(ended.ledger, position.quantity, shared, self.parameters):
+            positions.leave_rest(account, ended.ledger, shared.now_ms)
+        return []
 
     def _on_control(self, control: m.Control) -> list[Output]:
-        shared = self.state.shared
-        if isinstance(control, m.Warmed):
-            shared.warmed_ms = control.event_ms
-            return []
         if isinstance(control, m.AccountSettings):
             self._on_settings(control)
             return []
         if isinstance(control, m.Halt):
             return self._on_halt(control)
-        if isinstance(control, m.LedgerAccepted):
-            for account in self._named(control.account):
-                positions.accept_ledger(account, control.holdings, shared.now_ms)
-            return []
-        if isinstance(control, m.AccountResumed):
-            for account in self._named(control.account):
-                account.paused = ""
-            return []
-        for account in self._named(control.account):
-            account.is_trading = isinstance(control, m.TradingStarted)
+        self.changed.update(people.on_control(self.state, control))
         return []
 
     def _on_settings(self, settings: m.AccountSettings) -> None:
+        self.plans.forget()
         if not self.owns(settings.pocket):
             self.state.accounts.pop(settings.account, None)
             return
+        self.changed.add(settings.account)
         account = self.state.accounts.get(settings.account)
         if account is None:
             account = Account(settings=settings, is_trading=settings.is_trading)
@@ -241,82 +290,23 @@ class Fold:
             account.settings, account.is_trading = settings, settings.is_trading
 
     def _on_halt(self, halt: m.Halt) -> list[Output]:
-        kind = "" if halt.kind == "lifted" else halt.kind
-        if halt.account == ALL_ACCOUNTS:
-            self.state.shared.halt = kind
+        kind = people.halt(self.state, halt)
         outputs: list[Output] = []
-        for account in self._named(halt.account):
-            if halt.account != ALL_ACCOUNTS:
-                account.halt = kind
+        for account in people.named(self.state, halt.account):
+            self.changed.add(account.settings.account)
             if kind == "sell-all":
-                outputs += [_cancel(account, order, halt.event_ms) for order in account.orders.values() if _open(order)]
-                for key in list(account.positions):
-                    outputs += self._exit(account, key, "halt", account.positions[key].entry_intent, halt.event_ms)
+                outputs += [
+                    resting.cancel_of(account, order.intent_id, "halted", halt.event_ms)
+                    for order in account.orders.values()
+                    if order.is_open and order.side == "buy"
+                ]
+                for ledger in list(account.positions):
+                    base = account.positions[ledger].entry_intent
+                    outputs += self._exit(account, ledger, "halt", base, halt.event_ms)
         return outputs
-
-    def _named(self, account: str) -> list[Account]:
-        if account == ALL_ACCOUNTS:
-            return list(self.state.accounts.values())
-        return [found] if (found := self.state.accounts.get(account)) is not None else []
 
 
 def _let_go(found: Bin) -> None:
     """Everybody has decided: later signals of the bin are too late, the others are not needed any more."""
     found.is_closed = True
     found.signals = {}
-
-
-def _open(order: Order) -> bool:
-    return order.is_open and order.side == "buy"
-
-
-def _cancel(account: Account, order: Order, event_ms: int) -> m.CancelIntent:
-    settings = account.settings
-    return m.CancelIntent(
-        id=m.content_id("cancel", settings.account, order.intent_id),
-        account=settings.account,
-        pocket=settings.pocket,
-        intent_id=order.intent_id,
-        event_ms=event_ms,
-        reason="halted",
-    )
-
-
-def _turn_day(account: Account, now_ms: int) -> None:
-    day = day_of(now_ms)
-    if account.day.day != day:
-        account.day = Day(day=day)
-
-
-def _note_best(day: Day, verdict: Verdict) -> None:
-    """Keep the forecast of the day that came closest to what a trade needs."""
-    day.forecasts += verdict.forecasts
-    if verdict.signal is None or verdict.needed_bp is None:
-        return
-    net = verdict.signal.expected_bp - verdict.needed_bp
-    best, needed = day.best_expected_bp, day.best_needed_bp
-    if best is None or needed is None or net > best - needed:
-        day.best_expected_bp, day.best_needed_bp = verdict.signal.expected_bp, verdict.needed_bp
-        day.best_market = verdict.signal.market
-
-
-def _refuse(account: Account, key: str, found: Bin, verdict: Verdict) -> list[Output]:
-    """Count a refusal; tell it where the market's reason changed."""
-    day = account.day
-    day.refusals[verdict.reason] = day.refusals.get(verdict.reason, 0) + 1
-    if account.reasons.get(key) == verdict.reason:
-        return []
-    account.reasons[key] = verdict.reason
-    signal = verdict.signal if verdict.signal is not None else next(iter(found.signals.values()))
-    return [
-        m.Veto(
-            account=account.settings.account,
-            exchange=signal.exchange,
-            market=signal.market,
-            reason=verdict.reason,
-            event_ms=found.bin_ms,
-            best_expected_bp=None if verdict.signal is None else signal.expected_bp,
-            needed_bp=verdict.needed_bp,
-            horizon_ms=None if verdict.signal is None else signal.horizon_ms,
-        )
-    ]

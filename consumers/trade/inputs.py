@@ -5,7 +5,7 @@ Used by `consumers.trade.runner` (live) and `consumers.trade.replay`. Knows reco
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -68,6 +68,8 @@ def slot_name(slot: Slot) -> str:
 
 PULSE = "pulse"
 """The cursor's entry for the last pulse taken."""
+LAST_PARTITION = "last-partition"
+"""The cursor's entry for the last of the pocket partitions that the process owned; without it: all of them."""
 
 
 def is_covered(entry: m.TradeInput, cursor: Mapping[str, int]) -> bool:
@@ -145,9 +147,10 @@ def behind(log: Log, positions: Mapping[Slot, int]) -> str | None:
     return None
 
 
-def first_offsets(log: Log) -> dict[Slot, int]:
-    """Where each input partition begins."""
-    return {slot: bounds[0] for slot, bounds in log.bounds(slots_of(log, TOPICS)).items()}
+def first_offsets(log: Log, pockets: Collection[int]) -> dict[Slot, int]:
+    """Where each input partition begins; of the orders only those of the pockets that are ours."""
+    slots = [slot for slot in slots_of(log, TOPICS) if slot.topic != "order-events" or slot.partition in pockets]
+    return {slot: bounds[0] for slot, bounds in log.bounds(slots).items()}
 
 
 def fold_entry(fold: Fold, entry: m.TradeInput, ranges: RangeReader) -> list[Output]:

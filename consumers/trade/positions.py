@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_EVEN, Decimal
 from typing import NamedTuple
 
-from consumers.trade.state import ZERO, Account, Order, Parameters, Position, Rest
+from consumers.trade import manual
+from consumers.trade.ledgers import ZERO, Order, Position, Rest, ledger_key, market_of
+from consumers.trade.state import Account, Parameters
 from streams import messages as m
 
 MONEY_STEP = Decimal("0.00000001")
@@ -30,17 +32,18 @@ _STATES: dict[type[m.OrderEvent], str] = {
 }
 
 
-def on_order_event(account: Account, event: m.OrderEvent, now_ms: int, parameters: Parameters) -> None:
-    """Take one event of the executor."""
+def on_order_event(account: Account, event: m.OrderEvent, now_ms: int, parameters: Parameters) -> Order | None:
+    """Take one event of the executor; returns the order of ours that it ended."""
     if isinstance(event, m.AccountPaused):
         account.paused = event.reason
-        return
-    if isinstance(event, m.Veto | m.RequestTold):
-        return
-    order = account.orders.get(event.intent_id)
+        return None
+    if isinstance(event, m.Veto | m.RequestTold | m.KeyTold):
+        return None
+    order = account.orders.get(event.intent_id) or _executors_sale(account, event, now_ms, parameters)
     if order is None:
-        _on_stranger(account, event, now_ms, parameters)
-        return
+        if not manual.on_order_event(account, event, now_ms):
+            _on_stranger(account, event, now_ms, parameters)
+        return None
     was_open = order.is_open
     if isinstance(event, m.OrderFilled | m.OrderCancelled):
         _settle(account, order, Totals(event.executed_quantity, event.executed_funds, event.paid_fee), now_ms)
@@ -51,6 +54,7 @@ def on_order_event(account: Account, event: m.OrderEvent, now_ms: int, parameter
     if was_open and not order.is_open:
         _on_closed(account, order, now_ms, parameters)
     account.prune(now_ms, parameters)
+    return order if was_open and not order.is_open else None
 
 
 def _state_after(order: Order, event: m.OrderEvent) -> str:
@@ -61,12 +65,41 @@ def _state_after(order: Order, event: m.OrderEvent) -> str:
     return _STATES[type(event)]
 
 
+def _executors_sale(account: Account, event: m.OrderEvent, now_ms: int, parameters: Parameters) -> Order | None:
+    """A sale that the executor ordered by itself, under a halt that came while nobody else sold: ours from here on."""
+    if not isinstance(event, m.OrderFilled) or (event.purpose, event.side) != ("protective-exit", "sell"):
+        return None
+    is_held = ledger_key(event.strategy, m.key_of(event.exchange, event.market)) in {*account.positions, *account.rests}
+    if not is_held or not _is_new(event, now_ms, parameters):
+        return None
+    order = Order(
+        intent_id=event.intent_id,
+        exchange=event.exchange,
+        market=event.market,
+        side="sell",
+        purpose="protective-exit",
+        strategy=event.strategy,
+        reserved=ZERO,
+        due_ms=0,
+        horizon_ms=0,
+        signal_id="",
+        event_ms=event.event_ms,
+        state="accepted",
+    )
+    account.orders[event.intent_id] = order
+    return order
+
+
+def _is_new(event: m.OrderFilled, now_ms: int, parameters: Parameters) -> bool:
+    return now_ms - event.event_ms < parameters.closed_order_ms // 2
+
+
 def _on_stranger(account: Account, event: m.OrderEvent, now_ms: int, parameters: Parameters) -> None:
     """A new fill of an order that is not known cannot be booked: a person must look.
 
     An old one is a repetition: the executor tells again what it could not mark as told, however long it was away.
     """
-    if isinstance(event, m.OrderFilled) and now_ms - event.event_ms < parameters.closed_order_ms // 2:
+    if isinstance(event, m.OrderFilled) and _is_new(event, now_ms, parameters):
         account.is_ledger_broken = True
 
 
@@ -96,11 +129,10 @@ def _settle(account: Account, order: Order, totals: Totals, now_ms: int) -> None
         return
     order.executed_quantity, order.executed_funds, order.paid_fee = totals
     account.paid_fees += more.fee
-    key = m.key_of(order.exchange, order.market)
     if order.side == "buy":
-        _bought(account, key, order, more, now_ms)
+        _bought(account, order.ledger, order, more, now_ms)
     else:
-        _sold(account, key, more, now_ms)
+        _sold(account, order.ledger, more, now_ms)
 
 
 def _bought(account: Account, key: str, order: Order, more: Totals, now_ms: int) -> None:
@@ -109,6 +141,7 @@ def _bought(account: Account, key: str, order: Order, more: Totals, now_ms: int)
         position = account.positions[key] = Position(
             exchange=order.exchange,
             market=order.market,
+            strategy=order.strategy,
             entry_intent=order.intent_id,
             opened_ms=now_ms,
             due_ms=order.due_ms,
@@ -158,18 +191,33 @@ def _share(total: Decimal, part: Decimal, whole: Decimal) -> Decimal:
 def _on_closed(account: Account, order: Order, now_ms: int, parameters: Parameters) -> None:
     """After an order's end: a failed entry cools down, a failed exit is tried again later, and later each time."""
     order.ended_ms = now_ms
-    key = m.key_of(order.exchange, order.market)
     if order.side == "buy":
         if order.executed_quantity == 0:
-            account.closed_ms[key] = now_ms
+            account.closed_ms[order.ledger] = now_ms
         return
-    position = account.positions.get(key)
+    position = account.positions.get(order.ledger)
+    if position is not None and position.resting == order.intent_id:
+        _on_resting_closed(position, order, now_ms, parameters)
+        return
     if position is None or position.exit is None or position.exit.intent_id != order.intent_id:
         return
     position.exit.intent_id = ""
     position.exit.refused = 0 if order.executed_quantity else position.exit.refused + 1
     wait = parameters.retry_first_ms * 2 ** min(position.exit.tries - 1, 10)
     position.exit.retry_ms = now_ms + min(wait, parameters.retry_longest_ms)
+
+
+def _on_resting_closed(position: Position, order: Order, now_ms: int, parameters: Parameters) -> None:
+    """The resting order holds nothing any more; one that ended by itself without a fill is placed again later."""
+    was_asked = position.is_cancelling
+    position.resting, position.is_cancelling = "", False
+    if order.executed_quantity:
+        position.resting_tries = 0
+    elif not was_asked:
+        position.resting_retry_ms = now_ms + min(
+            parameters.retry_first_ms * 2**position.resting_tries, parameters.retry_longest_ms
+        )
+        position.resting_tries += 1
 
 
 def leave_rest(account: Account, key: str, now_ms: int) -> None:
@@ -188,31 +236,58 @@ def accept_ledger(account: Account, holdings: Mapping[str, Decimal], now_ms: int
     account bought stay out. Amounts so booked count as told, should a lost order appear after all.
     """
     lost = [order for order in account.orders.values() if order.is_lost]
-    lost_keys = {m.key_of(order.exchange, order.market) for order in lost}
-    for key in sorted({*account.positions, *account.rests, *lost_keys}):
-        _hold(account, key, holdings.get(key, ZERO), [o for o in lost if m.key_of(o.exchange, o.market) == key], now_ms)
+    keys = {market_of(ledger) for ledger in (*account.positions, *account.rests, *(order.ledger for order in lost))}
+    for key in sorted(keys):
+        _hold(account, key, holdings.get(key, ZERO), [o for o in lost if market_of(o.ledger) == key], now_ms)
     for order in lost:
         order.state, order.is_lost, order.ended_ms = "expired", False, now_ms
+    names = {order.intent_id for order in lost}
     for position in account.positions.values():
-        if position.exit is not None and position.exit.intent_id in {order.intent_id for order in lost}:
+        if position.resting in names:
+            position.resting, position.is_cancelling = "", False
+        if position.exit is not None and position.exit.intent_id in names:
             position.exit = None
     account.is_ledger_broken = False
 
 
 def _hold(account: Account, key: str, quantity: Decimal, lost: list[Order], now_ms: int) -> None:
-    """Bring one market to the quantity that is really held."""
-    held: Position | Rest | None = account.positions.get(key) or account.rests.get(key)
-    more = quantity - (held.quantity if held is not None else ZERO)
+    """Bring one market to the quantity that is really held, over all strategies that have a ledger of it.
+
+    What is missing is taken from the ledger of a lost sale first, then from the others in their order; what is there
+    beyond belongs to a lost entry's ledger, else to the first one that holds anything.
+    """
+    ledgers = sorted({one for one in (*account.positions, *account.rests) if market_of(one) == key})
+    more = quantity - sum((held.quantity for one in ledgers for held in _held(account, one)), ZERO)
     order = next((order for order in lost if (order.side == "buy") == (more > 0)), None)
     if order is not None:
         order.executed_quantity += abs(more)
+        ledgers = [order.ledger, *(one for one in ledgers if one != order.ledger)]
     if more < 0:
-        _sold(account, key, Totals(-more, ZERO, ZERO), now_ms)
+        for ledger in ledgers:
+            part = min(-more, sum((held.quantity for held in _held(account, ledger)), ZERO))
+            if part > 0:
+                _write_off(account, ledger, part, now_ms)
+                more += part
     elif more > 0 and order is not None:
         funds = order.held
         order.executed_funds += funds
-        _bought(account, key, order, Totals(more, funds, ZERO), now_ms)
-    elif more > 0 and held is not None:
+        _bought(account, order.ledger, order, Totals(more, funds, ZERO), now_ms)
+    elif more > 0 and ledgers:
+        held = _held(account, ledgers[0])[0]
         held.cost += _share(held.cost, more, held.quantity)
         held.funds += _share(held.funds, more, held.quantity)
-        held.quantity = quantity
+        held.quantity += more
+
+
+def _held(account: Account, ledger: str) -> list[Position | Rest]:
+    """What a ledger holds: a position, dust, or both after an order that appeared late."""
+    found: list[Position | Rest | None] = [account.positions.get(ledger), account.rests.get(ledger)]
+    return [one for one in found if one is not None]
+
+
+def _write_off(account: Account, ledger: str, quantity: Decimal, now_ms: int) -> None:
+    for held in _held(account, ledger):
+        part = min(quantity, held.quantity)
+        if part > 0:
+            _sold(account, ledger, Totals(part, ZERO, ZERO), now_ms)
+            quantity -= part

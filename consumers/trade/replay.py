@@ -12,8 +12,9 @@ from consumers.trade import inputs
 from consumers.trade.fold import Fold, Output, owns_all
 from consumers.trade.state import MARKET_VIEW, Parameters, Shared, State, decode_account, decode_shared, money_context
 from infra.catch_up import read_range
-from infra.errors import RecordsLost
+from infra.errors import BadSettings, RecordsLost
 from infra.log import Log, Slot
+from models.strategies.registry import STRATEGIES, Kinds
 from streams import messages as m
 from streams import topics
 
@@ -37,6 +38,22 @@ class Shard(NamedTuple):
         """One holder at a time per pocket group."""
         return f"trade-{self.partitions[0]}-{self.partitions[-1]}"
 
+    @property
+    def group(self) -> str:
+        """Under which name the offsets of what it took are kept."""
+        return GROUP if len(self.partitions) == topics.BY_POCKET else self.transactional_id
+
+    @classmethod
+    def of(cls, worker: int, workers: int) -> "Shard":
+        """The share of one of several processes: as many neighbouring partitions as the others, give or take one.
+
+        Raises `BadSettings` for a process more than there are.
+        """
+        if not 0 <= worker < workers <= topics.BY_POCKET:
+            raise BadSettings(f"There is no trade process {worker}: `trade.workers` is {workers}, they count from 0.")
+        first, end = (topics.BY_POCKET * one // workers for one in (worker, worker + 1))
+        return cls(tuple(range(first, end)))
+
 
 class Restored(NamedTuple):
     """Where a process stands after its start."""
@@ -44,6 +61,8 @@ class Restored(NamedTuple):
     fold: Fold
     positions: dict[Slot, int]
     """Next offset of every input partition."""
+    written: dict[str, bytes]
+    """The accounts' states as they stand in the log."""
 
 
 class _Snapshot(NamedTuple):
@@ -58,7 +77,19 @@ def _snapshots(log: Log, shard: Shard) -> dict[str, _Snapshot]:
         if record.value:
             state: m.AccountState = topics.decode("account-states", record.value)
             found[state.account] = _Snapshot(state, state.cursor)
+    for state, _ in found.values():
+        _check_split(state, shard)
     return found
+
+
+def _check_split(state: m.AccountState, shard: Shard) -> None:
+    """Raise `BadSettings` where another share of the pockets kept a snapshot: its inputs were recorded elsewhere."""
+    last = state.cursor.get(inputs.LAST_PARTITION, topics.BY_POCKET - 1)
+    if last != shard.partitions[-1] or inputs.slot_name(Slot("trade-inputs", shard.home)) not in state.cursor:
+        raise BadSettings(
+            f"The accounts of this log were kept by another number of trade processes (up to partition {last}, not"
+            f" {shard.partitions[-1]}): set `trade.workers` back to what it was; it is chosen once per log."
+        )
 
 
 def _entries(log: Log, slot: Slot, first: int) -> Iterator[m.TradeInput]:
@@ -66,7 +97,13 @@ def _entries(log: Log, slot: Slot, first: int) -> Iterator[m.TradeInput]:
         yield topics.decode("trade-inputs", record.value)
 
 
-def restore(log: Log, shard: Shard, parameters: Parameters, owns: Callable[[str], bool] = owns_all) -> Restored:
+def restore(
+    log: Log,
+    shard: Shard,
+    parameters: Parameters,
+    owns: Callable[[str], bool] = owns_all,
+    kinds: Kinds = STRATEGIES,
+) -> Restored:
     """Rebuild the committed state: the snapshots, then the inputs recorded after them, silently.
 
     The shared snapshot is older than the accounts' own: an account joins where its snapshot was taken.
@@ -75,9 +112,10 @@ def restore(log: Log, shard: Shard, parameters: Parameters, owns: Callable[[str]
     view = waiting.pop(MARKET_VIEW, None)
     shared = Shared() if view is None else decode_shared(view.state.state)
     cursor: Mapping[str, int] = {} if view is None else view.cursor
-    fold = Fold(parameters, money_context(), owns, State(shared=shared))
-    fold.is_complete = not waiting
-    firsts = inputs.first_offsets(log)
+    written = {name: bytes(one.state.state) for name, one in waiting.items()}
+    fold = Fold(parameters, money_context(), owns, State(shared=shared), kinds)
+    fold.is_complete, fold.is_restoring = not waiting, True
+    firsts = inputs.first_offsets(log, shard.partitions)
     positions = {slot: cursor.get(inputs.slot_name(slot), first) for slot, first in firsts.items()}
     home = Slot("trade-inputs", shard.home)
     ranges = inputs.RangeReader(log, {slot: max(positions[slot], firsts[slot]) for slot in positions})
@@ -96,9 +134,10 @@ def restore(log: Log, shard: Shard, parameters: Parameters, owns: Callable[[str]
     finally:
         ranges.close()
     if kept > wanted:
-        _check_end(log, positions, home, wanted, kept)
+        _check_end(log, positions, shard, wanted, kept)
     _admit(fold, waiting, None)
-    return Restored(fold, {slot: max(offset, firsts[slot]) for slot, offset in positions.items()})
+    fold.is_restoring = False
+    return Restored(fold, {slot: max(offset, firsts[slot]) for slot, offset in positions.items()}, written)
 
 
 def _check_follows(log: Log, positions: Mapping[Slot, int], entry: m.TradeInput) -> None:
@@ -109,10 +148,11 @@ def _check_follows(log: Log, positions: Mapping[Slot, int], entry: m.TradeInput)
         raise RecordsLost(f"trade's record of when it took {inputs.slot_name(slot)} {begin}-{entry.first - 1} is gone")
 
 
-def _check_end(log: Log, positions: Mapping[Slot, int], home: Slot, wanted: int, kept: int) -> None:
+def _check_end(log: Log, positions: Mapping[Slot, int], shard: Shard, wanted: int, kept: int) -> None:
     """Raise `RecordsLost` where the state ends before what was committed: offsets and inputs were written together."""
-    text = f"trade's recorded inputs {inputs.slot_name(home)} {wanted}-{kept - 1} are gone"
-    committed = log.committed(GROUP, positions)
+    home = inputs.slot_name(Slot("trade-inputs", shard.home))
+    text = f"trade's recorded inputs {home} {wanted}-{kept - 1} are gone"
+    committed = log.committed(shard.group, positions)
     behind = [inputs.slot_name(slot) for slot, position in positions.items() if committed.get(slot, 0) > position]
     if behind:
         raise RecordsLost(f"{text}, and no snapshot of the state holds them: {', '.join(sorted(behind))}")
@@ -157,7 +197,7 @@ def replay(
     if first := log.bounds([home])[home][0]:
         raise RecordsLost(f"trade's recorded inputs {home.topic}/{home.partition} 0-{first - 1} are gone: no replay")
     again = Fold(parameters, money_context(), owns) if fold is None else fold
-    ranges = inputs.RangeReader(log, inputs.first_offsets(log))
+    ranges = inputs.RangeReader(log, inputs.first_offsets(log, (shard or Shard()).partitions))
     try:
         for entry in _entries(log, home, 0):
             yield from inputs.fold_entry(again, entry, ranges)

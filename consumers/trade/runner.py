@@ -5,22 +5,33 @@ decides. What is not committed did not happen: after an abort the state is rebui
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
-from decimal import Decimal
+from heapq import nsmallest
 
 import msgspec
 
 from consumers.trade import inputs
 from consumers.trade.fold import Fold, Input, Output
 from consumers.trade.reasons import Reason, text_of
-from consumers.trade.replay import GROUP, Restored, Shard, restore
-from consumers.trade.state import MARKET_VIEW, Account, Parameters, Shared, encode
+from consumers.trade.replay import Restored, Shard, restore
+from consumers.trade.start import (
+    MarketClock,
+    clock_of,
+    ensure_default_account,
+    manifest_of,
+    parameters_of,
+    tell,
+)
+from consumers.trade.state import MARKET_VIEW, Parameters, encode
 from infra.errors import BadMessage, Retry, TopicMissing
 from infra.log import Log, Reader, Record, Slot, Transactor, partition_of
 from infra.settings import Settings
 from infra.watchdog import Watchdog
+from models.strategies.folder import load
+from models.strategies.registry import STRATEGIES, Kinds
 from streams import messages as m
 from streams import topics
 
@@ -29,25 +40,14 @@ logger = logging.getLogger(__name__)
 _BATCH = 2_000
 _READ_S = 0.05
 _COMMIT_EVERY_MS = 500
+_OFFSETS_WITHIN_MS = 1_000
 _ACCOUNTS_EVERY_MS = 1_000
 _SHARED_EVERY_MS = 10_000
 _PULSE_MS = 1_000
+_COUNTS_PER_COMMIT = 200
+"""Accounts of which nothing but counts changed that are written at once; all of them are with the shared snapshot."""
 _RETRY_S = 1.0
-DEFAULT_HORIZONS_MS = (5_000, 10_000, 30_000, 60_000)
-
-
-def parameters_of(settings: Settings) -> Parameters:
-    """What the fold needs of the settings; the limits are in market time, so a faster market has wider ones."""
-    speed = max(1.0, settings.feed.speed)
-    return Parameters(
-        stale_feed_ms=int(settings.feed.stale_seconds * 1000 * speed),
-        stale_signal_ms=int(3_000 * speed),
-        entry_expiry_ms=int(5_000 * speed),
-        exit_expiry_ms=int(30_000 * speed),
-        closed_order_ms=int(600_000 * speed),
-        late_order_ms=int(Parameters().late_order_ms * speed),
-        is_warm_up_expected=settings.feed.kind == "synthetic" and settings.feed.warmup_seconds > 0,
-    )
+_ALARMS = frozenset({Reason.EXIT_REFUSED, Reason.STALE_POSITION})
 
 
 def owner_of(shard: Shard) -> Callable[[str], bool]:
@@ -56,46 +56,21 @@ def owner_of(shard: Shard) -> Callable[[str], bool]:
     return lambda pocket: partition_of(pocket, topics.BY_POCKET) in owned
 
 
-class MarketClock:
-    """Estimates the market's time from bins, the log's append times and our clock.
-
-    `is_wall` says that the market runs by our own clock (synthetic, live pace): a market that is behind it catches up
-    after a pause, and its signals are old.
-    """
-
-    def __init__(self, speed: float, *, is_wall: bool = False) -> None:
-        self._speed = speed
-        self._is_wall = is_wall
-        self._event_ms = 0
-        self._append_ms = 0
-
-    def note(self, event_ms: int, append_ms: int) -> None:
-        """Take a record of the market: its time was `event_ms` when the log's clock showed `append_ms`."""
-        if event_ms > self._event_ms:
-            self._event_ms, self._append_ms = event_ms, append_ms
-
-    def now(self, now_ms: int) -> int:
-        """Market time now; 0 while nothing is known."""
-        if self._event_ms == 0:
-            return 0
-        estimate = self._event_ms + int(max(now_ms - self._append_ms, 0) * self._speed)
-        return max(estimate, now_ms) if self._is_wall else estimate
-
-
-def clock_of(settings: Settings) -> MarketClock:
-    """The clock of a feed: only the synthetic market at live pace is known to run by ours."""
-    feed = settings.feed
-    return MarketClock(feed.speed, is_wall=feed.kind == "synthetic" and feed.speed == 1.0)
-
-
 class Trader:
     """One shard's state between two commits; `step` is one turn of the loop."""
 
-    def __init__(self, log: Log, shard: Shard, parameters: Parameters, clock: MarketClock | None = None) -> None:
+    def __init__(
+        self,
+        log: Log,
+        shard: Shard,
+        parameters: Parameters,
+        clock: MarketClock | None = None,
+        kinds: Kinds = STRATEGIES,
+    ) -> None:
         self._log = log
         self._shard = shard
         self._transactor: Transactor = log.transactor(shard.transactional_id)
-        restored: Restored = restore(log, shard, parameters, owner_of(shard))
+        restored: Restored = restore(log, shard, parameters, owner_of(shard), kinds)
         self.fold: Fold = restored.fold
         self._positions = restored.positions
         self._committed: dict[Slot, int] = {}
@@ -104,9 +79,10 @@ class Trader:
         self._taken: list[m.TradeInput] = []
         self._outputs: list[Output] = []
         self._dead: list[tuple[Record, str]] = []
-        self._written: dict[str, bytes] = {name: encode(a) for name, a in self.fold.state.accounts.items()}
+        self._written = restored.written
+        self._written_ms: dict[str, int] = {}
         self._home_first = 0
-        self._committed_ms = self._accounts_ms = self._shared_ms = 0
+        self._committed_ms = self._moved_ms = self._accounts_ms = self._shared_ms = 0
 
     def step(self, now_ms: int, read_s: float = _READ_S) -> bool:
         """Read what is there, fold it, commit where something is due; whether anything was read.
@@ -118,11 +94,18 @@ class Trader:
         for stretch, messages in stretches:
             for message in messages:
                 self._outputs += self.fold.take(message)
+                if isinstance(message, m.AccountSettings):
+                    self._tell_problems(message.account)
             self._taken.append(stretch.entry)
             self._positions[stretch.slot] = stretch.records[-1].offset + 1
-        if self._taken and (self._is_urgent() or now_ms - self._committed_ms >= _COMMIT_EVERY_MS):
+        if self._is_due(now_ms):
             self.commit(now_ms)
         return bool(stretches)
+
+    def _tell_problems(self, name: str) -> None:
+        account = self.fold.state.accounts.get(name)
+        for problem in self.fold.plans.problems(account) if account is not None else ():
+            logger.warning("account %s: %s", name, problem)
 
     def behind(self) -> str | None:
         """What could be read but is not; asked from the watchdog's thread."""
@@ -134,25 +117,32 @@ class Trader:
         self._transactor.close()
 
     def commit(self, now_ms: int) -> None:
-        """Write everything since the last commit as one transaction."""
-        intents = self._is_urgent()
-        snapshots: list[tuple[str, int, bytes]] = []
-        if now_ms - self._shared_ms >= _SHARED_EVERY_MS:
-            home = Slot("trade-inputs", self._shard.home)
-            self._home_first = self._log.bounds([home])[home][1]
-            snapshots.append(self._snapshot(MARKET_VIEW, self.fold.state.shared, self._shard.home))
-            self._shared_ms = now_ms
-            intents = True
-        if intents or now_ms - self._accounts_ms >= _ACCOUNTS_EVERY_MS:
-            snapshots += self._changed_accounts()
-            self._accounts_ms = now_ms
+        """Write everything since the last commit as one transaction.
+
+        Offsets may follow with a later one: a decision does not wait for their two round trips. They say how far behind
+        trade is; what was taken stands in the recorded inputs, which are in every transaction with what came of them.
+        """
+        snapshots = self._snapshots(now_ms)
         self._transactor.begin()
         self._publish(snapshots)
-        moved = {slot: offset for slot, offset in self._positions.items() if self._committed.get(slot) != offset}
-        self._transactor.commit(None, GROUP, moved)
-        self._committed.update(moved)
+        is_late = now_ms - self._moved_ms >= _OFFSETS_WITHIN_MS
+        moved = self._moved() if is_late or not self._is_urgent() else {}
+        self._transactor.commit(None, self._shard.group, moved)
+        if moved:
+            self._committed.update(moved)
+            self._moved_ms = now_ms
         self._taken, self._outputs, self._dead = [], [], []
         self._committed_ms = now_ms
+
+    def _is_due(self, now_ms: int) -> bool:
+        """Whether to commit now: a decision at once, anything else now and then, offsets left behind too."""
+        if self._taken and self._is_urgent():
+            return True
+        return now_ms - self._committed_ms >= _COMMIT_EVERY_MS and (bool(self._taken) or bool(self._moved()))
+
+    def _moved(self) -> dict[Slot, int]:
+        """Offsets that are not committed yet."""
+        return {slot: offset for slot, offset in self._positions.items() if self._committed.get(slot) != offset}
 
     def _read(self, read_s: float) -> list[inputs.Stretch]:
         return inputs.in_order(self._reader.read(_BATCH, read_s))
@@ -184,36 +174,56 @@ class Trader:
         cursor = {inputs.slot_name(slot): offset for slot, offset in self._positions.items()}
         cursor[inputs.slot_name(Slot("trade-inputs", self._shard.home))] = self._home_first
         cursor[inputs.PULSE] = self.fold.state.shared.pulse_ms
+        cursor[inputs.LAST_PARTITION] = self._shard.partitions[-1]
         return cursor
 
-    def _snapshot(self, name: str, part: Account | Shared, partition: int) -> tuple[str, int, bytes]:
-        state = m.AccountState(
-            account=name,
-            state=msgspec.Raw(encode(part)),
-            cursor=self._cursor(),
-            event_ms=self.fold.state.shared.now_ms,
-        )
-        return name, partition, m.encode(state)
+    def _snapshots(self, now_ms: int) -> list[tuple[str, int, bytes]]:
+        """What is due to be written: account name, partition and state of what changed.
 
-    def _changed_accounts(self) -> list[tuple[str, int, bytes]]:
-        changed: list[tuple[str, int, bytes]] = []
-        for name, account in self.fold.state.accounts.items():
+        With the shared state go all accounts that differ: a restart folds the inputs behind it again only.
+        """
+        due: list[tuple[str, int, bytes]] = []
+        fold, names = self.fold, set(self.fold.changed) if self._is_urgent() else set()
+        is_shared = now_ms - self._shared_ms >= _SHARED_EVERY_MS
+        if is_shared:
+            home = Slot("trade-inputs", self._shard.home)
+            self._home_first = self._log.bounds([home])[home][1]
+            self._shared_ms = self._accounts_ms = now_ms
+            names = set(fold.state.accounts)
+        elif now_ms - self._accounts_ms >= _ACCOUNTS_EVERY_MS:
+            self._accounts_ms = now_ms
+            names = fold.changed | set(nsmallest(_COUNTS_PER_COMMIT, sorted(fold.counted), self._written_at))
+        cursor = self._cursor() if names or is_shared else {}
+        if is_shared:
+            due.append(self._snapshot(MARKET_VIEW, encode(fold.state.shared), self._shard.home, cursor))
+        for name in sorted(names & fold.state.accounts.keys()):
+            account = fold.state.accounts[name]
             data = encode(account)
+            self._written_ms[name] = now_ms
             if data != self._written.get(name):
-                partition = partition_of(account.settings.pocket, topics.BY_POCKET)
-                changed.append(self._snapshot(name, account, partition))
+                due.append(self._snapshot(name, data, partition_of(account.settings.pocket, topics.BY_POCKET), cursor))
                 self._written[name] = data
-        return changed
+        fold.changed -= names
+        fold.counted -= names
+        return due
+
+    def _written_at(self, name: str) -> int:
+        return self._written_ms.get(name, 0)
+
+    def _snapshot(self, name: str, data: bytes, partition: int, cursor: dict[str, int]) -> tuple[str, int, bytes]:
+        event_ms = self.fold.state.shared.now_ms
+        state = m.AccountState(account=name, state=msgspec.Raw(data), cursor=cursor, event_ms=event_ms)
+        return name, partition, m.encode(state)
 
     def _publish(self, snapshots: list[tuple[str, int, bytes]]) -> None:
         for entry in self._taken:
             self._transactor.publish("trade-inputs", "", m.encode(entry), self._shard.home)
         for output in self._outputs:
             if isinstance(output, m.Veto):
-                if output.reason == Reason.EXIT_REFUSED:
+                if output.reason in _ALARMS:
                     logger.error("%s: %s", output.market, text_of(output.reason))
-                pocket = self.fold.state.accounts[output.account].settings.pocket
-                self._transactor.publish("order-events", pocket, m.encode(output))
+                if (account := self.fold.state.accounts.get(output.account)) is not None:
+                    self._transactor.publish("order-events", account.settings.pocket, m.encode(output))
             else:
                 self._transactor.publish("order-intents", output.pocket, m.encode(output))
         for name, partition, value in snapshots:
@@ -225,56 +235,28 @@ class Trader:
             self._transactor.publish("dead-letters", "trade", m.encode(letter))
 
 
-def ensure_default_account(log: Log, settings: Settings, now_ms: int) -> bool:
-    """Write the default paper account where `controls` has none of its name; whether it was written.
-
-    Trade without sign-up: this is the one account that exists by itself.
-    """
-    paper = settings.paper
-    for record in inputs.read_to_end(log, [Slot("controls", 0)]):
-        try:
-            message = inputs.read(record)
-        except BadMessage:
-            continue
-        if isinstance(message, m.AccountSettings) and message.account == paper.account:
-            return False
-    account = m.AccountSettings(
-        account=paper.account,
-        pocket=paper.pocket,
-        venue="paper",
-        is_trading=True,
-        budget=Decimal(paper.budget),
-        entry_funds=Decimal(paper.entry_funds),
-        threshold_percent=Decimal(paper.threshold_percent),
-        fee_percent=Decimal(paper.fee_percent),
-        stop_percent=Decimal(paper.stop_percent),
-        hysteresis_percent=Decimal(paper.hysteresis_percent),
-        horizons_ms=list(DEFAULT_HORIZONS_MS),
-        markets=[],
-        event_ms=now_ms,
-    )
-    publisher = log.publisher()
-    try:
-        publisher.publish("controls", paper.account, m.encode(account))
-        publisher.flush()
-    finally:
-        publisher.close()
-    logger.info("wrote the default paper account %s", paper.account)
-    return True
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
 def run(settings: Settings, log: Log, stop: threading.Event, shard: Shard | None = None) -> None:
-    """Trade until `stop` is set; after a `Retry` start over from what is committed. Raises `Fenced`, other `Stop`s."""
-    owned, parameters = shard or Shard(), parameters_of(settings)
+    """Trade until `stop` is set; after a `Retry` start over from what is committed.
+
+    Raises `BadSettings` (a strategy's file, another number of processes than before), `Fenced`, other `Stop`s.
+    """
+    worker = int(os.environ.get("OBSERVATOR_WORKER", "0"))
+    owned, parameters = shard or Shard.of(worker, settings.trade.workers), parameters_of(settings)
+    loaded = load(settings.trade.strategies_folder)
+    is_told = False
     while not stop.is_set():
         trader: Trader | None = None
         try:
-            ensure_default_account(log, settings, _now_ms())
-            trader = Trader(log, owned, parameters, clock_of(settings))
+            if not is_told:
+                tell(log, manifest_of(settings, loaded, _now_ms()))
+                is_told = True
+            if owner_of(owned)(settings.paper.pocket):
+                ensure_default_account(log, settings, _now_ms())
+            trader = Trader(log, owned, parameters, clock_of(settings), loaded.kinds)
             logger.info("trade has its state back: %d accounts", len(trader.fold.state.accounts))
             _trade(trader, stop)
         except (Retry, TopicMissing) as error:

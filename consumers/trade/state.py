@@ -6,20 +6,18 @@ that msgspec can write and read back without a change; never computes a decision
 
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
+from functools import lru_cache
 from typing import Literal
 
 import msgspec
 
+from consumers.trade.ledgers import ZERO, Manual, ManualOrder, Order, Position, Rest, market_of
 from streams import messages as m
 
-ZERO = Decimal(0)
 MARKET_VIEW = "*"
 """Stands for the account in the snapshot of what all accounts share."""
-REFUSED_ALARM = 3
-"""Exits refused in a row after which people are told: the first two may be a moment's limit or a price that moved."""
 
 HaltKind = Literal["", "no-new-orders", "sell-all"]
-ExitKind = Literal["stop", "time-stop", "expectation", "halt"]
 
 
 class Parameters(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +38,12 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     """How long an order that was in doubt is remembered after its end: the executor looks for a late one for seven days
     (`Rules.sweep_for_s`), an hour is for telling it.
     """
+    capacity_percent: Decimal = Decimal(20)
+    """Entries of all accounts of this process in one market and bin, of the worth of the best five asks."""
+    turn_accounts: int = 10
+    """With more accounts than this they take turns in a market."""
+    turn_ms: int = 1_000
+    longest_turns: int = 5
     is_warm_up_expected: bool = False
     """Whether nothing may be entered before a `Warmed` record came."""
 
@@ -65,6 +69,18 @@ class Facts(msgspec.Struct, kw_only=True, gc=False):
 
     minimum_total: Decimal
     is_suspect: bool
+    tick_size: Decimal | None = None
+    """At the price of the time it was told; null in states from before it was kept."""
+    maximum_total: Decimal | None = None
+    is_delisted: bool = False
+
+
+class Turnover(msgspec.Struct, kw_only=True, gc=False):
+    """What traded in a market lately, quote currency: the newest ten-second stretch first, six of them at most."""
+
+    newest: int
+    """Number of the newest stretch since the epoch."""
+    sums: list[float]
 
 
 class Shared(msgspec.Struct, kw_only=True):
@@ -78,97 +94,27 @@ class Shared(msgspec.Struct, kw_only=True):
     books: dict[str, Book] = {}
     bins: dict[str, Bin] = {}
     facts: dict[str, Facts] = {}
+    turnovers: dict[str, Turnover] = {}
 
 
-class Order(msgspec.Struct, kw_only=True):
-    """One intent of ours and what became of it; totals are cumulative, so a repeated event changes nothing."""
+class ShadowTrade(msgspec.Struct, kw_only=True, gc=False):
+    """A position that the older rule would have."""
 
-    intent_id: str
-    exchange: str
-    market: str
-    side: m.Side
-    purpose: m.Purpose
-    reserved: Decimal
-    """Budget held for an entry: funds and fee."""
+    quantity: float
+    cost: float
+    """Funds and fee."""
     due_ms: int
-    horizon_ms: int
-    signal_id: str
-    event_ms: int
-    state: Literal["new", "sent", "accepted", "unknown", "filled", "cancelled", "rejected", "expired"] = "new"
-    executed_quantity: Decimal = ZERO
-    executed_funds: Decimal = ZERO
-    paid_fee: Decimal = ZERO
-    exits: int = 0
-    """Exit intents made so far for what this entry bought."""
-    was_in_doubt: bool = False
-    """Whether its outcome was ever unknown: it can appear late."""
-    is_lost: bool = False
-    """Whether the exchange has forgotten it; it stays open until a person accepts the exchange's ledger."""
-    ended_ms: int = 0
-    """Market time at which it was closed."""
-
-    @property
-    def is_open(self) -> bool:
-        """Whether it can still be filled as far as we know."""
-        return self.state in {"new", "sent", "accepted", "unknown"}
-
-    @property
-    def held(self) -> Decimal:
-        """Budget still held for it."""
-        if not self.is_open or self.side != "buy":
-            return ZERO
-        return max(self.reserved - self.executed_funds - self.paid_fee, ZERO)
 
 
-class Exit(msgspec.Struct, kw_only=True):
-    """A position on its way out."""
+class Shadow(msgspec.Struct, kw_only=True):
+    """What the older rule would have done with the account's forecasts."""
 
-    kind: ExitKind
-    base: str
-    """The cause: the entry's intent or, for an expectation, the signal."""
-    intent_id: str
-    """The open order; empty between two tries."""
-    tries: int
-    retry_ms: int = 0
-    refused: int = 0
-    """Tries in a row that sold nothing."""
-
-
-class Position(msgspec.Struct, kw_only=True):
-    """What was bought in one market and not sold yet."""
-
-    exchange: str
-    market: str
-    entry_intent: str
-    opened_ms: int
-    due_ms: int
-    horizon_ms: int
-    quantity: Decimal = ZERO
-    funds: Decimal = ZERO
-    """Paid for the quantity held, without fees."""
-    cost: Decimal = ZERO
-    """Paid for the quantity held, fees included."""
-    bought: Decimal = ZERO
-    sold: Decimal = ZERO
-    exit: Exit | None = None
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether its exit was refused so often that a person must look; it is tried further all the same."""
-        return self.exit is not None and self.exit.refused >= REFUSED_ALARM
-
-    @property
-    def average_price(self) -> Decimal:
-        """Paid per unit, without fees."""
-        return self.funds / self.quantity
-
-
-class Rest(msgspec.Struct, kw_only=True):
-    """Dust: a rest below the exchange's minimum; it is sold together with the next position in its market."""
-
-    quantity: Decimal
-    funds: Decimal
-    cost: Decimal
+    trades: int = 0
+    """Bought and sold again."""
+    result: Decimal = ZERO
+    """Their profit and loss, both fees taken off."""
+    open: dict[str, ShadowTrade] = {}
+    """By market."""
 
 
 class Day(msgspec.Struct, kw_only=True):
@@ -178,6 +124,12 @@ class Day(msgspec.Struct, kw_only=True):
     forecasts: int = 0
     entries: int = 0
     exits: int = 0
+    orders: int = 0
+    """Orders asked for, exits among them."""
+    cancels: int = 0
+    """Of those: orders that ended cancelled."""
+    start: Decimal | None = None
+    """Profit, realised and not, when the day began."""
     refusals: dict[str, int] = {}
     best_expected_bp: float | None = None
     """Expectation of the forecast that came closest to (or went furthest beyond) what a trade needs."""
@@ -186,7 +138,7 @@ class Day(msgspec.Struct, kw_only=True):
 
 
 class Account(msgspec.Struct, kw_only=True):
-    """One account's fold."""
+    """One account's fold. `positions`, `rests`, `closed_ms` and `reasons` go by `ledger_key`."""
 
     settings: m.AccountSettings
     is_trading: bool
@@ -207,6 +159,12 @@ class Account(msgspec.Struct, kw_only=True):
     paused: str = ""
     """Why the executor paused it; empty: it did not. A person ends that."""
     day: Day = msgspec.field(default_factory=Day)
+    peak: Decimal | None = None
+    """Highest profit, realised and not, ever seen: what a drawdown is measured from."""
+    shadow: Shadow = msgspec.field(default_factory=Shadow)
+    manual: dict[str, Manual] = {}
+    """By market."""
+    manual_orders: dict[str, ManualOrder] = {}
 
     @property
     def invested(self) -> Decimal:
@@ -224,12 +182,14 @@ class Account(msgspec.Struct, kw_only=True):
         """What the next entry may use."""
         return self.settings.budget + self.realised - self.invested - self.reserved
 
-    def open_order(self, exchange: str, market: str, side: m.Side) -> Order | None:
-        """The open order of a market and side."""
-        for order in self.orders.values():
-            if order.is_open and (order.market, order.exchange, order.side) == (market, exchange, side):
-                return order
-        return None
+    def exposure(self, market: str = "") -> Decimal:
+        """Cost of what is held and of open entries, a person's own included; of one market (`m.key_of`) or of all."""
+        held: list[Position | Rest] = [one for key, one in self.positions.items() if _is_of(key, market)]
+        held += [rest for key, rest in self.rests.items() if _is_of(key, market)]
+        mine = sum((one.cost for one in held), ZERO)
+        manual = sum((one.cost for key, one in self.manual.items() if not market or key == market), ZERO)
+        orders = (one for one in self.orders.values() if not market or m.key_of(one.exchange, one.market) == market)
+        return mine + manual + sum((order.held for order in orders), ZERO)
 
     def prune(self, now_ms: int, parameters: Parameters) -> None:
         """Forget closed orders that no position needs and nothing can be told of any more at this market time."""
@@ -238,6 +198,10 @@ class Account(msgspec.Struct, kw_only=True):
             kept_ms = parameters.late_order_ms if order.was_in_doubt else parameters.closed_order_ms
             if not order.is_open and name not in needed and now_ms - order.ended_ms > kept_ms:
                 del self.orders[name]
+        for name, manual in list(self.manual_orders.items()):
+            kept_ms = parameters.closed_order_ms if manual.is_ended else parameters.late_order_ms
+            if now_ms - manual.told_ms > kept_ms:
+                del self.manual_orders[name]
 
 
 class State(msgspec.Struct, kw_only=True):
@@ -245,6 +209,10 @@ class State(msgspec.Struct, kw_only=True):
 
     shared: Shared = msgspec.field(default_factory=Shared)
     accounts: dict[str, Account] = {}
+
+
+def _is_of(ledger: str, market: str) -> bool:
+    return not market or market_of(ledger) == market
 
 
 _encoder = msgspec.json.Encoder(decimal_format="string")
@@ -274,4 +242,9 @@ def money_context() -> Context:
 
 def day_of(event_ms: int) -> str:
     """The KST day of a market time, `2026-11-21`."""
-    return (datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=event_ms, hours=9)).date().isoformat()
+    return _name_of_day((event_ms + 9 * 3_600_000) // 86_400_000)
+
+
+@lru_cache(maxsize=8)
+def _name_of_day(number: int) -> str:
+    return (datetime.fromtimestamp(0, UTC) + timedelta(days=number)).date().isoformat()

@@ -25,6 +25,8 @@ from infra.watchdog import EXIT_STUCK
 from streams.topics import TOPICS
 
 _MOST_STUCK = 20
+BROKER_S = 240.0
+"""Longer than a deployment waits: a check may run beside much other work."""
 _T = TypeVar("_T")
 
 
@@ -116,7 +118,7 @@ class Children:
 def own_broker(home: Path, heap_mb: int = 512) -> Iterator[KafkaServer]:
     """A real broker of this check's own, in `home`; stopped at the end."""
     server = KafkaServer(home, default_cache(os.environ), heap_mb=heap_mb)
-    server.start()
+    server.start(BROKER_S)
     try:
         yield server
     finally:

@@ -25,6 +25,8 @@ def money(session: Session, language: Language) -> None:
         figures(language, _amounts(account, language))
         note(_rules(account, language), language, "rules")
         note(_sign_of_life(account, language), language, "sign-of-life")
+        if account["shadow_trades"]:
+            note(_older_rule(account, language), language, "older-rule")
 
 
 def _switches(account: Row, language: Language) -> list[tuple[str, str, str]]:
@@ -35,6 +37,8 @@ def _switches(account: Row, language: Language) -> list[tuple[str, str, str]]:
         found.append(("halt", "late", word("halted", language)))
     if account["is_ledger_broken"]:
         found.append(("ledger", "late", word("ledger_broken", language)))
+    if account["paused"]:
+        found.append(("paused", "late", word("paused", language)))
     return found
 
 
@@ -72,6 +76,11 @@ def _rules(account: Row, language: Language) -> str:
     return word("rules", language, threshold=threshold, entry=entry, stop=stop)
 
 
+def _older_rule(account: Row, language: Language) -> str:
+    result = word("won", language, amount=formats.signed_won(account["shadow_result"]))
+    return word("older_rule", language, trades=f"{account['shadow_trades']:,}", result=result)
+
+
 def _sign_of_life(account: Row, language: Language) -> str:
     best = formats.percent_of_bp(account["best_expected_bp"])
     if account["best_market"] and account["best_expected_bp"] is not None:
@@ -93,7 +102,7 @@ def positions(session: Session, language: Language) -> None:
     heads = [word(key, language) for key in ("market", "quantity", "average", "cost", "unrealised", "due")]
     rows = [
         [
-            Cell(row["market"]),
+            Cell(f"{row['market']} · {row['strategy']}" if row["strategy"] else row["market"]),
             Cell(formats.quantity(row["quantity"]), "number"),
             Cell(_average(row["funds"], row["quantity"]), "number"),
             Cell(formats.won(row["cost"]), "number"),
@@ -156,13 +165,17 @@ def orders(session: Session, language: Language) -> None:
 def state_of(row: Row, language: Language) -> str:
     """The state for people. A market buy ends as cancelled once the rest is less than a lot: that is a fill.
 
-    What the exchange said of a refusal follows behind.
+    Why it was refused follows behind, in words where there are some, else as the exchange said it.
     """
     state = row["state"]
     if state == "cancelled" and Decimal(row["executed_quantity"]) > 0:
         state = "filled" if row["order_type"] == "price" else "filling"
-    said = f" ({row['text']})" if state in {"rejected", "unknown"} and row["text"] else ""
-    return code_word("state", state, language) + said
+    said = str(row["text"] or "") if state in {"rejected", "unknown"} else ""
+    if state == "rejected":
+        name = said.partition(": ")[0]
+        known = code_word("refused", name, language)
+        said = known if known != name else said
+    return code_word("state", state, language) + (f" ({said})" if said else "")
 
 
 def reasons(session: Session, language: Language) -> None:

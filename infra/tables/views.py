@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from sqlalchemy import Engine, Index, event
+from sqlalchemy import Connection, Engine, Index, event, inspect
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.orm import registry
 from sqlalchemy.schema import CreateIndex, CreateTable
@@ -148,6 +148,8 @@ class AccountTable(ViewTable, table=True):
     fee_percent: str
     stop_percent: str
     is_ledger_broken: bool
+    paused: str
+    """Why the executor stopped its entries; empty: it did not."""
     day: str
     forecasts: int
     entries: int
@@ -155,6 +157,9 @@ class AccountTable(ViewTable, table=True):
     best_expected_bp: float | None
     best_needed_bp: float | None
     best_market: str
+    shadow_trades: int
+    """What the older rule would have bought and sold again."""
+    shadow_result: str
     event_ms: int
 
 
@@ -165,6 +170,8 @@ class PositionTable(ViewTable, table=True):
     account: str = Field(primary_key=True)
     exchange: str = Field(primary_key=True)
     market: str = Field(primary_key=True)
+    strategy: str = Field(primary_key=True)
+    """Empty: the account's only one."""
     is_dust: bool = Field(primary_key=True)
     quantity: str
     funds: str
@@ -300,11 +307,23 @@ def open_views(path: Path) -> Engine:
     engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 10.0})
     event.listen(engine, "connect", _prepare)
     with engine.begin() as connection:
+        if _is_older(connection):
+            ViewTable.metadata.drop_all(connection)
         for table in ViewTable.metadata.sorted_tables:
             connection.execute(CreateTable(table, if_not_exists=True))
             for index in table.indexes:
                 connection.execute(CreateIndex(index, if_not_exists=True))
     return engine
+
+
+def _is_older(connection: Connection) -> bool:
+    """Whether another version made a table with other columns: then all is built again from the log."""
+    found = inspect(connection)
+    return any(
+        {column["name"] for column in found.get_columns(table.name)} != set(table.columns.keys())
+        for table in ViewTable.metadata.sorted_tables
+        if found.has_table(table.name)
+    )
 
 
 def _prepare(connection: DBAPIConnection, _record: object) -> None:

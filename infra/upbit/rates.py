@@ -77,6 +77,8 @@ def permission_of(method: str, path: str) -> str:
     """The right that a key needs for a call of the exchange side; empty where none is needed."""
     if path in _NO_PERMISSION:
         return ""
+    if path.startswith("/v1/withdraws"):
+        return "view_withdrawals" if method == "GET" else "withdraw"
     if method != "GET":
         return "make_orders"
     return "view_account" if path == "/v1/accounts" else "view_orders"

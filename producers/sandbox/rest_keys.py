@@ -1,4 +1,6 @@
-"""Two calls of the exchange side that need no right: the pocket's keys, and the state of the wallets.
+"""The pocket's keys and the state of the wallets, which need no right, and cancelling a withdrawal, which needs one.
+
+There are no withdrawals here; the last tells a client by its refusal whether a key may withdraw.
 
 Called by `rest`, which signs and limits every request before it comes here.
 """
@@ -8,6 +10,7 @@ from aiohttp import web
 from infra.upbit.wire import korean_time
 from producers.sandbox.feeds import Feed
 from producers.sandbox.keys import Keys
+from producers.sandbox.refusals import OrderRefused
 from producers.sandbox.rest_orders import OrderHandler, answer
 
 
@@ -23,6 +26,7 @@ class KeyHandlers:
         return [
             ("GET", "/v1/api_keys", self.api_keys, "default"),
             ("GET", "/v1/status/wallet", self.wallets, "default"),
+            ("DELETE", "/v1/withdraws/coin", self.cancel_withdrawal, "default"),
         ]
 
     async def api_keys(self, _request: web.Request, account: str) -> web.Response:
@@ -30,6 +34,12 @@ class KeyHandlers:
         return answer(
             [{"access_key": key.access_key, "expire_at": korean_time(key.expires_ms)} for key in self._keys.of(account)]
         )
+
+    async def cancel_withdrawal(self, request: web.Request, _account: str) -> web.Response:
+        """None is ever found; a key without the right to withdraw does not come here."""
+        if not request.query.get("uuid"):
+            raise OrderRefused("validation_error", "uuid is missing")
+        raise OrderRefused("withdraw_not_found")
 
     async def wallets(self, _request: web.Request, _account: str) -> web.Response:
         """Every currency but won: no coin can be paid in or out here, and there is no chain behind it."""

@@ -43,7 +43,7 @@ ALIVE_NS = 2_500_000_000
 QUIET_FACTOR = 3
 """A connection that answers but brings no data for this many stale times is given up as well."""
 STATUS_EVERY_S = 0.5
-MARKETS_EVERY_S = 600.0
+MARKETS_EVERY_S = 60.0
 CLOSE_TIMEOUT_S = 5.0
 MISSED_AT_ONCE = 500
 """Back-filled trades published per check: the stream does not wait for those of a long hole."""

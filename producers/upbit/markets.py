@@ -37,21 +37,33 @@ def choose(feed: FeedSettings, listings: Sequence[Listing]) -> Chosen:
 
 
 def described(quotation: Quotation, exchange: str, chosen: Chosen, event_ms: int) -> list[Market]:
-    """The `Market` messages; raises `ExchangeUnavailable`."""
-    ticks = {row.market: row.tick_size for row in quotation.instruments(chosen.markets)}
+    """The `Market` messages, by what the exchange says now; raises `ExchangeUnavailable`.
+
+    A market that it lists no longer is told as delisted, with what was known of it.
+    """
+    listed = {listing.market: listing for listing in quotation.markets()}
+    ticks = {
+        row.market: row.tick_size for row in quotation.instruments([one for one in chosen.markets if one in listed])
+    }
     return [
-        Market(
-            exchange=exchange,
-            market=listing.market,
-            event_ms=event_ms,
-            tick_size=ticks[listing.market],
-            minimum_total=_LIMITS[listing.market.partition("-")[0]][0],
-            maximum_total=_LIMITS[listing.market.partition("-")[0]][1],
-            is_caution=listing.is_caution,
-            is_warning=listing.market_event.warning,
-            korean_name=listing.korean_name,
-            english_name=listing.english_name,
-        )
-        for listing in chosen.listings
-        if listing.market in ticks
+        _described(exchange, listed.get(old.market, old), ticks.get(old.market), event_ms)
+        for old in chosen.listings
+        if old.market in ticks or (listed and old.market not in listed)
     ]
+
+
+def _described(exchange: str, listing: Listing, tick_size: Decimal | None, event_ms: int) -> Market:
+    minimum, maximum = _LIMITS[listing.market.partition("-")[0]]
+    return Market(
+        exchange=exchange,
+        market=listing.market,
+        event_ms=event_ms,
+        tick_size=tick_size if tick_size is not None else Decimal(1),  # nobody can order there any more
+        minimum_total=minimum,
+        maximum_total=maximum,
+        is_caution=listing.is_caution,
+        is_warning=listing.market_event.warning,
+        is_delisted=tick_size is None,
+        korean_name=listing.korean_name,
+        english_name=listing.english_name,
+    )

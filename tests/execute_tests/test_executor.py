@@ -17,6 +17,7 @@ from consumers.execute.attempts import Rules
 from consumers.execute.executor import run_executor
 from consumers.execute.intake import GROUP
 from consumers.execute.journal import JournalFailed
+from consumers.execute.keyring import ExchangeKey, HeldKeys
 from consumers.execute.limits import RiskLimits
 from consumers.execute.options import Options, manifest_of, options_of
 from infra.errors import AlreadyRunning
@@ -54,8 +55,7 @@ class Running:
         self.options = Options(
             home=home,
             address=sandbox.url,
-            access_key=sandbox.access_key,
-            secret_key=sandbox.secret_key,
+            keys=HeldKeys({"paper-main": ExchangeKey(sandbox.access_key, sandbox.secret_key)}),
             pocket="paper-main",
             rules=RULES,
             **options,
@@ -96,7 +96,7 @@ class Running:
             "account": "paper",
             "pocket": "paper-main",
             "exchange": "upbit",
-            "market": market_of(self.sandbox),
+            "market": values.get("market") or market_of(self.sandbox),
             "side": "buy",
             "order_type": "price",
             "price": None,
@@ -122,10 +122,13 @@ class Running:
         return found
 
     def events(self, intent: m.OrderIntent) -> list[Any]:
-        return [event for event in self.records("order-events") if event.intent_id == intent.id]
+        return [event for event in self.records("order-events") if getattr(event, "intent_id", "") == intent.id]
 
     def kinds(self, intent: m.OrderIntent) -> list[str]:
         return [m.tag_of(type(event)) for event in self.events(intent)]
+
+    def last(self, intent: m.OrderIntent) -> str:
+        return ["", *self.kinds(intent)][-1]
 
 
 def until(check: Callable[[], bool], seconds: float = 15.0) -> None:
@@ -204,7 +207,7 @@ def test_limit_order_and_cancel(running: Running) -> None:
             reason="test",
         )
     )
-    until(lambda: running.kinds(entry)[-1] == "order-cancelled")
+    until(lambda: running.last(entry) == "order-cancelled")
     assert running.events(entry)[-1].executed_quantity == 0
     running.publish(
         m.CancelIntent(
@@ -213,6 +216,84 @@ def test_limit_order_and_cancel(running: Running) -> None:
     )
     with contextlib.closing(sqlite3.connect(running.options.journal_path)) as database:
         until(lambda: database.execute("SELECT DISTINCT state FROM cancel").fetchall() == [("DONE",)])
+
+
+def order_at(running: Running, intent: m.OrderIntent) -> dict[str, Any]:
+    found = [order for order in running.sandbox.truth() if f"-{intent.id}-" in str(order["identifier"])]
+    assert len(found) == 1
+    return dict(found[0])
+
+
+def test_cancel_and_replace(running: Running) -> None:
+    values: dict[str, Any] = {"order_type": "limit", "quantity": Decimal(10), "funds": None}
+    old = running.intent(price=Decimal(1000), **values)
+    running.publish(old)
+    until(lambda: running.kinds(old) == ["order-sent", "order-accepted"])
+    new = running.intent(price=Decimal(2000), replaces=old.id, **values)
+    running.publish(new)
+    until(lambda: running.last(old) == "order-cancelled" and "order-accepted" in running.kinds(new))
+    assert running.kinds(new) == ["order-sent", "order-accepted"]  # no doubt is told of what is as it must be
+    assert (order_at(running, old)["state"], order_at(running, new)["state"]) == ("cancel", "wait")
+    less = running.intent(price=Decimal(1500), replaces=new.id, **(values | {"quantity": Decimal(6)}))
+    running.publish(less)
+    until(lambda: running.last(new) == "order-cancelled" and "order-accepted" in running.kinds(less))
+    states = [order_at(running, intent)["state"] for intent in (old, new, less)]
+    assert states == ["cancel", "cancel", "wait"]
+    late = running.intent(price=Decimal(1000), replaces=old.id, **values)
+    running.publish(late)
+    until(lambda: "order-accepted" in running.kinds(late))  # it was cancelled with all of it left
+    done = bought(running)
+    never = running.intent(price=Decimal(1000), replaces=done.intent_id, **values)
+    running.publish(never)
+    until(lambda: running.kinds(never) == ["order-rejected"])
+    assert running.events(never)[0].name == "nothing-to-replace"
+
+
+@pytest.mark.parametrize("name", ["lost-answer", "lost-request"])
+def test_an_unclear_cancel_and_replace_leaves_one_order(running: Running, name: str) -> None:
+    values: dict[str, Any] = {"order_type": "limit", "quantity": Decimal(10), "funds": None}
+    old = running.intent(price=Decimal(1000), **values)
+    running.publish(old)
+    until(lambda: running.kinds(old) == ["order-sent", "order-accepted"])
+    running.sandbox.fault(name, path="/v1/orders/cancel_and_new")
+    new = running.intent(price=Decimal(2000), replaces=old.id, **values)
+    running.publish(new)
+    until(lambda: running.last(new) in {"order-accepted", "order-expired"})
+    open_ones = [order for order in running.sandbox.truth() if order["state"] == "wait"]
+    mine = [order for order in open_ones if any(f"-{one.id}-" in str(order["identifier"]) for one in (old, new))]
+    assert len(mine) == 1
+    if name == "lost-answer":
+        until(lambda: running.last(old) == "order-cancelled")
+
+
+def test_best_orders(running: Running) -> None:
+    entry = running.intent(order_type="best", time_in_force="ioc")
+    running.publish(entry)
+    until(lambda: running.last(entry) in {"order-filled", "order-cancelled"})
+    held = running.events(entry)[-1].executed_quantity
+    assert held > 0
+    until(lambda: order_at(running, entry)["state"] in {"done", "cancel"})
+    leave = running.intent(
+        side="sell", order_type="best", time_in_force="fok", quantity=held, funds=None, purpose="exit"
+    )
+    running.publish(leave)
+    until(lambda: running.last(leave) in {"order-filled", "order-cancelled"})
+
+
+def test_more_than_was_bought_here_is_not_sold(running: Running) -> None:
+    fill = bought(running)
+    most = fill.executed_quantity
+    leave = running.intent(
+        side="sell", order_type="market", funds=None, quantity=most + 1, purpose="protective-exit", strategy=""
+    )
+    running.publish(leave)
+    until(lambda: running.kinds(leave) == ["order-rejected"])
+    assert running.events(leave)[0].name == "not-ours"
+    other = running.intent(
+        side="sell", order_type="market", funds=None, quantity=most, purpose="exit", strategy="another"
+    )
+    running.publish(other)
+    until(lambda: running.kinds(other) == ["order-rejected"])
 
 
 def test_refused_by_the_exchange(running: Running) -> None:
@@ -337,7 +418,7 @@ def test_stale_halted_too_large_and_unreadable(running: Running) -> None:
     running.publish(halted)
     until(lambda: running.kinds(halted) == ["order-rejected"])
     assert running.events(halted)[0].name == "halted"
-    running.publish(m.Halt(account="*", kind="lifted", event_ms=NOW, by="test"), "controls")
+    running.publish(m.Halt(account="*", kind="lifted", event_ms=NOW + 1, by="test"), "controls")
     small = running.intent(funds=Decimal(3000))
     time.sleep(0.2)
     running.publish(small)
@@ -370,6 +451,35 @@ def test_a_journal_that_cannot_be_written_ends_the_process(tmp_path: Path, sandb
     running.end()
 
 
+@pytest.mark.postgres
+def test_on_postgresql(tmp_path: Path, sandbox: SandboxThread, empty_postgres: Any) -> None:
+    first = Running(tmp_path / "first", sandbox, database=empty_postgres.address, lease_s=2.0).start()
+    fill = bought(first)
+    second = Running(tmp_path / "second", sandbox, database=empty_postgres.address, lease_s=2.0)
+    second.log, second.count = first.log, 100
+    second.start()  # waits for the lease
+    leave = first.intent(side="sell", order_type="market", funds=None, quantity=fill.executed_quantity, purpose="exit")
+    first.publish(leave)
+    until(lambda: "order-filled" in first.kinds(leave))
+    assert second.thread.is_alive()
+    first.end()
+    bought(second)  # it took over
+    empty_postgres.stop()
+    try:
+        until(lambda: not second.thread.is_alive(), 30)
+        assert isinstance(second.failure, JournalFailed)
+        second.failure = None
+        second.start()  # waits for the database
+        waiting = second.intent()
+        second.publish(waiting)
+        time.sleep(0.5)
+        assert second.kinds(waiting) == []
+    finally:
+        empty_postgres.start()
+    until(lambda: "order-filled" in second.kinds(waiting))
+    second.end()
+
+
 def test_limits_per_minute(tmp_path: Path, sandbox: SandboxThread) -> None:
     running = Running(tmp_path, sandbox, limits=RiskLimits(orders_per_minute=1), has_websocket=False).start()
     first, second = running.intent(), running.intent()
@@ -380,19 +490,24 @@ def test_limits_per_minute(tmp_path: Path, sandbox: SandboxThread) -> None:
     running.end()
 
 
-def test_the_process_entry_waits_for_the_key(tmp_path: Path) -> None:
+def test_the_process_entry(tmp_path: Path) -> None:
     """In a process of its own: the guard against the real exchange cannot be taken back."""
     code = f"""
 import threading
 from pathlib import Path
 from consumers.execute.executor import run
+from infra.log import TopicSpec
 from infra.memory_log import MemoryLog
 from infra.settings import Settings
+from streams import topics
+log = MemoryLog()
+log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
 stop = threading.Event()
-threading.Timer(0.2, stop.set).start()
-run(Settings(home=Path({str(tmp_path)!r})), MemoryLog(), stop)
+threading.Timer(0.5, stop.set).start()
+run(Settings(home=Path({str(tmp_path)!r})), log, stop)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-    options = options_of(Settings(home=tmp_path), "hush")
+    options = options_of(Settings(home=tmp_path))
     assert options.address.startswith("http://127.0.0.1:")
-    assert "hush" not in repr(options)
+    assert options.journal_place == tmp_path / "db" / "execution.sqlite"
+    assert "hush" not in repr(ExchangeKey("pocket", "hush"))

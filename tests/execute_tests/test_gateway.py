@@ -15,7 +15,7 @@ import pytest
 
 from consumers.execute.gateway import UpbitGateway
 from consumers.execute.guard import check_address, is_loopback, remove_exchange_variables
-from consumers.execute.venue import Accepted, Duplicate, OrderRequest, Refused, Unclear
+from consumers.execute.venue import Accepted, Duplicate, KeyRefused, OrderRequest, Refused, Replacing, Unclear
 from infra.errors import ExchangeUnavailable, Unsupported
 
 SECRET = "s" * 64
@@ -239,3 +239,39 @@ except Unsupported:
 socket.getaddrinfo("localhost", 80)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_hundred_at_a_time_and_one_post_for_a_replacement(server: Server, gateway: UpbitGateway) -> None:
+    server.body = [ORDER]
+    assert len(gateway.by_identifiers([f"ob-{number}-1" for number in range(250)])) == 3
+    assert len(gateway.by_uuids(["u"])) == 1
+    assert gateway.by_uuids([]) == []
+    assert server.counts["GET"] == 4
+    server.status, server.body = 200, ORDER | {"new_order_uuid": "new"}
+    request = OrderRequest("KRW-BTC", "ask", "limit", Decimal(1000), Decimal(6), "post_only")
+    assert gateway.replace("old", request, "ob-x-1") == Replacing("new")
+    sent = json.loads(server.bodies[-1])
+    assert sent == {
+        "prev_order_uuid": "old", "new_ord_type": "limit", "new_identifier": "ob-x-1", "new_volume": "remain_only",
+        "new_price": "1000", "new_time_in_force": "post_only",
+    }  # fmt: skip
+    server.error(500, "internal_server_error")
+    assert isinstance(gateway.replace("old", request, "ob-x-2"), Unclear)
+    server.error(400, "duplicated_identifier")
+    assert isinstance(gateway.replace("old", request, "ob-x-2"), Duplicate)
+    assert server.counts["POST"] == 3
+
+
+def test_a_refused_key_is_told_and_stops_asking(server: Server) -> None:
+    told: list[str] = []
+    gateway = UpbitGateway(server.url, "key", SECRET, timeout_s=3.0, on_refused_key=told.append)
+    request = OrderRequest("KRW-BTC", "bid", "price", Decimal(6000), None, "")
+    server.error(400, "insufficient_funds_bid")
+    gateway.place(request, "ob-x-1")
+    assert told == []
+    server.error(401, "expired_access_key")
+    assert gateway.place(request, "ob-x-2") == Refused("expired_access_key", "no")
+    with pytest.raises(KeyRefused):
+        gateway.find("ob-x-2")
+    assert told == ["expired_access_key", "expired_access_key"]
+    gateway.close()

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -16,14 +16,17 @@ from consumers.execute.bookkeeping import record_order
 from consumers.execute.clock import FRESH_MS, OTHER_MARKET_MS, MarketClock
 from consumers.execute.controls import Controls
 from consumers.execute.desk import Desk, Parts, Task
-from consumers.execute.executor import _wait_for_key, run_executor
+from consumers.execute.executor import run_executor
 from consumers.execute.gateway import UpbitGateway
+from consumers.execute.halts import HaltGate
+from consumers.execute.halts_keeper import HaltKeeper
 from consumers.execute.intake import Intake
 from consumers.execute.journal import Journal, JournalFailed
+from consumers.execute.keyring import ExchangeKey, FileKeyRing, HeldKeys
 from consumers.execute.lanes import Lane
 from consumers.execute.limits import RiskGate, RiskLimits
 from consumers.execute.options import Options
-from consumers.execute.reconcile import reconcile
+from consumers.execute.reconcile import Reconciliation
 from consumers.execute.relay import publish_outbox, relay
 from consumers.execute.venue import (
     Accepted,
@@ -34,11 +37,12 @@ from consumers.execute.venue import (
     Order,
     OrderRequest,
     Refused,
+    Replacing,
     Unclear,
     burning_request,
     request_of,
 )
-from consumers.execute.wakeup import identifier_of, listen
+from consumers.execute.wakeup import Wakeups, identifier_of
 from infra.errors import AlreadyRunning, DeliveryFailed, DeliveryPending, ExchangeUnavailable, Unsupported
 from infra.log import Record, Slot, TopicSpec
 from infra.memory_log import MemoryLog
@@ -98,6 +102,7 @@ class Exchange:
         self.orders: dict[str, Order] = {}
         self.open: list[Order] = []
         self.cancelled: list[str] = []
+        self.replaced: list[tuple[str, str]] = []
         self.is_away = False
 
     def place(self, _request: OrderRequest, identifier: str) -> Answer:
@@ -113,6 +118,16 @@ class Exchange:
 
     def order(self, uuid: str) -> Order | None:
         return self.find(uuid.removeprefix("u-"))
+
+    def replace(self, uuid: str, _request: OrderRequest, identifier: str) -> Answer:
+        self.replaced.append((uuid, identifier))
+        return self.answers.pop(0) if self.answers else Replacing(f"u-{identifier}")
+
+    def by_identifiers(self, identifiers: Sequence[str]) -> list[Order]:
+        return [order for order in map(self.find, identifiers) if order is not None]
+
+    def by_uuids(self, uuids: Sequence[str]) -> list[Order]:
+        return [order for order in map(self.order, uuids) if order is not None]
 
     def open_orders(self) -> list[Order]:
         if self.is_away:
@@ -133,6 +148,8 @@ class Exchange:
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
     journal = Journal(tmp_path / "db" / "execution.sqlite")
+    with journal.transaction() as db:
+        db.execute("INSERT INTO held VALUES ('paper', '', 'KRW-BTC', '1000', '0', '0', '0')")  # what exits may sell
     yield journal
     journal.close()
 
@@ -165,6 +182,14 @@ def test_an_entry_never_takes_another_attempt() -> None:
         assert on_absent("entry", burn, rules.settle_s - 0.1, rules) is OnAbsent.WAIT
         assert on_absent("entry", burn, rules.settle_s, rules) is OnAbsent.EXPIRE
     assert rules.settle_s > rules.longest_flight_s
+
+
+def test_a_persons_order_is_like_an_entry_in_doubt_and_a_replacement_ends() -> None:
+    rules = Rules()
+    assert on_absent("manual", Burn.BURNED, 100.0, rules) is OnAbsent.EXPIRE
+    assert on_absent("exit", Burn.NONE, 100.0, rules, is_replacing=True) is OnAbsent.BURN
+    assert on_absent("exit", Burn.BURNED, 100.0, rules, is_replacing=True) is OnAbsent.EXPIRE
+    assert on_answer(Refused("too_many_requests", "", is_passing=True), "manual") is OnAnswer.REJECT
 
 
 def test_an_exit_burns_first() -> None:
@@ -200,11 +225,11 @@ def test_requests() -> None:
 def test_a_full_disk_stops_everything(journal: Journal) -> None:
     journal.add_intent(intent_of("a"), RECORD)
     exchange = Exchange()
-    journal._connection.execute("PRAGMA query_only=ON")
+    journal._store.connection.execute("PRAGMA query_only=ON")
     with pytest.raises(JournalFailed, match="nothing is sent"):
         desk_of(journal, exchange).send("a")
     assert not exchange.orders
-    journal._connection.execute("PRAGMA query_only=OFF")
+    journal._store.connection.execute("PRAGMA query_only=OFF")
     row = journal.intent("a")
     assert row is not None
     assert row.state == "NEW"
@@ -236,8 +261,8 @@ def test_a_damaged_journal_lets_the_lock_go(tmp_path: Path) -> None:
 
 
 def test_the_journal_is_durable(journal: Journal, tmp_path: Path) -> None:
-    assert journal._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._store.connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert journal._store.connection.execute("PRAGMA synchronous").fetchone() == (2,)
     journal.add_intent(intent_of("a"), RECORD)
     with sqlite3.connect(tmp_path / "db" / "execution.sqlite") as other:
         assert other.execute("SELECT state FROM intent").fetchall() == [("NEW",)]
@@ -315,15 +340,15 @@ def test_an_order_the_exchange_forgot_for_good_stops_the_account(journal: Journa
     desk.send("a")
     known = exchange.orders.pop("ob-a-1")
     for _ in range(forgotten.ANSWERS):
-        assert [task.kind for task in desk.follow("ob-a-1")] == ["follow"]
+        assert desk.follow("ob-a-1")[0].kind in {"follow", "poll"}
     exchange.orders["ob-a-1"] = known
     desk.follow("ob-a-1")
     exchange.orders.clear()
     for _ in range(forgotten.ANSWERS - 1):
         now[0] += 1 + forgotten.SECONDS / forgotten.ANSWERS
-        assert [task.kind for task in desk.follow("ob-a-1")] == ["follow"]
+        assert desk.follow("ob-a-1")[0].kind in {"follow", "poll"}
     exchange.open = [order_of("ob-a-1")]
-    assert [task.kind for task in desk.follow("ob-a-1")] == ["follow"]
+    assert desk.follow("ob-a-1")[0].kind == "poll"
     exchange.open = []
     for _ in range(forgotten.ANSWERS):
         now[0] += 1 + forgotten.SECONDS / forgotten.ANSWERS
@@ -340,7 +365,9 @@ def test_an_order_the_exchange_forgot_for_good_stops_the_account(journal: Journa
     assert journal.lost("paper") == []
 
 
-def test_an_accepted_ledger_lets_the_account_go_on_and_bad_controls_are_told_once(journal: Journal) -> None:
+def test_an_accepted_ledger_lets_the_account_go_on_and_bad_controls_are_told_once(
+    journal: Journal, tmp_path: Path
+) -> None:
     log = MemoryLog()
     log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
     journal.add_intent(intent_of("a"), RECORD)
@@ -353,13 +380,16 @@ def test_an_accepted_ledger_lets_the_account_go_on_and_bad_controls_are_told_onc
     publisher.publish("controls", "paper", m.encode(m.LedgerAccepted(account="paper", holdings={}, event_ms=5, by="t")))
     publisher.publish("controls", "paper", b"{")
     for count in (3, 0):
-        controls = Controls(log, journal, RiskGate(RiskLimits(), lambda: 0.0), lambda: 0)
+        halts = HaltKeeper(tmp_path, HaltGate())
+        controls = Controls(log, journal, RiskGate(RiskLimits(), lambda: 0.0), lambda: 0, halts)
         assert controls.step(0.01) == count
         assert not controls.is_behind()
         controls.close()
+        halts.close()
     row = journal.intent("a")
     assert row is not None
     assert (row.state, journal.lost("paper")) == ("EXPIRED", [])
+    assert journal.left_of("paper", "", "KRW-BTC") == 0  # the person says that it holds nothing
     assert msgspec.json.decode(journal.unpublished()[-1].payload)["type"] == "order-expired"
     slots = [Slot("dead-letters", partition) for partition in range(4)]
     reader = log.reader(dict.fromkeys(slots, 0))
@@ -450,8 +480,11 @@ def test_limits() -> None:
     names = [refusal.name for refusal in [gate.refusal(intent_of("x", quantity=None))] if refusal]
     assert names == ["bad-amount"]
     assert gate.refusal(entry) is None
-    gate.set_minimum("KRW-BTC", Decimal(7000))
-    assert gate.minimums == {"KRW-BTC": Decimal(7000)}
+    market = m.Market(
+        exchange="upbit", market="KRW-BTC", event_ms=0, tick_size=Decimal(1), minimum_total=Decimal(7000),
+        maximum_total=Decimal(10**9),
+    )  # fmt: skip
+    gate.take_market(market)
     refusal = gate.refusal(entry)
     assert refusal is not None
     assert refusal.name == "under-minimum"
@@ -572,10 +605,10 @@ def test_start_up_compares_orders(journal: Journal) -> None:
     journal.add_cancel(
         m.CancelIntent(id="c", account="paper", pocket="paper-main", intent_id="open", event_ms=0, reason="")
     )
-    tasks = reconcile(desk, journal, exchange, Rules(), lambda _: False, 0)
-    assert tasks is not None
+    is_done, tasks = Reconciliation(desk, journal, exchange, "paper-main", 0.5).step(0)
+    assert is_done
     assert {(task.kind, task.id) for task in tasks} == {
-        ("follow", "ob-open-1"),
+        ("poll", "paper-main"),
         ("follow", "ob-given-up-1"),
         ("send", "waiting"),
         ("cancel", "c"),
@@ -588,17 +621,23 @@ def test_start_up_compares_orders(journal: Journal) -> None:
     assert desk.adopt(order_of("ob-given-up-1")) == []
 
 
-def test_start_up_waits_for_the_exchange(journal: Journal) -> None:
-    exchange = Exchange()
+def test_start_up_waits_for_the_exchange_and_for_every_doubt(journal: Journal) -> None:
+    exchange, now = Exchange(), [0.0]
+    journal.add_intent(intent_of("a", purpose="entry"), RECORD)
+    exchange.answers = [Unclear("timeout")]
+    desk = desk_of(journal, exchange, now)
+    desk.send("a")
+    start = Reconciliation(desk, journal, exchange, "paper-main", 0.5)
     exchange.is_away = True
-    waits: list[float] = []
-
-    def wait(seconds: float) -> bool:
-        waits.append(seconds)
-        return len(waits) == 3
-
-    assert reconcile(desk_of(journal, exchange), journal, exchange, Rules(), wait, 0) is None
-    assert len(waits) == 3
+    with pytest.raises(ExchangeUnavailable):
+        start.step(0)
+    exchange.is_away = False
+    assert start.step(0) == (False, [Task("start", "paper-main", 0.5)])
+    now[0] = 100.0
+    assert start.step(0) == (True, [])
+    row = journal.intent("a")
+    assert row is not None
+    assert row.state == "EXPIRED"
 
 
 def test_woken_for_an_order_that_was_given_up(journal: Journal) -> None:
@@ -686,26 +725,32 @@ def test_frames() -> None:
     assert identifier_of("no json") == ""
     assert identifier_of("[]") == ""
     with pytest.raises(Unsupported):
-        listen("wss://api.upbit.com/websocket/v1/private", "a", "b", lambda _: None, threading.Event())
+        Wakeups("wss://api.upbit.com/websocket/v1/private", HeldKeys({}), lambda _: None, threading.Event())
 
 
 def test_the_websocket_wakes(tmp_path: Path) -> None:
     with SandboxThread(tmp_path, kind="synthetic", plan=Plan(market_count=1), warmup_seconds=0) as sandbox:
         seen: list[str] = []
         stop = threading.Event()
-        address = f"{sandbox.ws_url}/private"
-        arguments = (address, sandbox.access_key, sandbox.secret_key, seen.append, stop)
-        thread = threading.Thread(target=listen, args=arguments)
+        keys = HeldKeys({"paper-main": ExchangeKey(sandbox.access_key, sandbox.secret_key)})
+        wakeups = Wakeups(f"{sandbox.ws_url}/private", keys, seen.append, stop, idle_s=2.0)
+        thread = threading.Thread(target=wakeups.run)
         thread.start()
+        wakeups.want("paper-main")
+        wakeups.want("nobody")
         market = sandbox.control("GET", "/v1/market/all")[0]["market"]
         gateway = UpbitGateway(sandbox.url, sandbox.access_key, sandbox.secret_key)
         end_s = time.monotonic() + 10
         count = 0
         while not seen and time.monotonic() < end_s:
             count += 1
+            wakeups.want("paper-main")
             gateway.place(OrderRequest(market, "bid", "price", Decimal(10_000), None, ""), f"wake-{count}")
             time.sleep(0.2)
         gateway.close()
+        while wakeups.connected and time.monotonic() < end_s:
+            time.sleep(0.05)
+        assert not wakeups.connected  # idle: closed
         stop.set()
         thread.join(5)
         assert seen
@@ -714,17 +759,21 @@ def test_the_websocket_wakes(tmp_path: Path) -> None:
 
 def test_no_websocket_is_no_trouble() -> None:
     stop = threading.Event()
-    threading.Timer(0.3, stop.set).start()
-    listen("ws://127.0.0.1:1/websocket/v1/private", "a", "s" * 64, lambda _: None, stop)
+    threading.Timer(0.5, stop.set).start()
+    keys = HeldKeys({"paper-main": ExchangeKey("a", "s" * 64)})
+    wakeups = Wakeups("ws://127.0.0.1:1/websocket/v1/private", keys, lambda _: None, stop)
+    wakeups.want("paper-main")
+    wakeups.run()
 
 
 def test_an_executor_that_is_stopped_while_the_exchange_is_away(tmp_path: Path) -> None:
     stop = threading.Event()
-    options = Options(
-        home=tmp_path, address="http://127.0.0.1:1", access_key="a", secret_key="s" * 64, pocket="paper-main"
-    )
+    keys = HeldKeys({"paper-main": ExchangeKey("a", "s" * 64)})
+    options = Options(home=tmp_path, address="http://127.0.0.1:1", keys=keys, pocket="paper-main")
+    log = MemoryLog()
+    log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
     threading.Timer(0.3, stop.set).start()
-    run_executor(options, MemoryLog(), stop)
+    run_executor(options, log, stop)
 
 
 # --- what a second look found
@@ -767,6 +816,35 @@ def test_a_burning_order_that_a_look_up_finds_is_cancelled(journal: Journal) -> 
     assert exchange.cancelled == ["u-ob-a-1"]
 
 
+def test_a_burning_order_is_known_by_its_price_where_a_limit_order_was_wanted(journal: Journal) -> None:
+    intent = intent_of("a", order_type="limit", price=Decimal(1000))
+    journal.add_intent(intent, RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout")]
+    desk = desk_of(journal, exchange)
+    desk.send("a")
+    exchange.orders["ob-a-1"] = order_of("ob-a-1", order_type="limit", price=burning_request(intent).price)
+    desk.resolve("ob-a-1")
+    assert exchange.cancelled == ["u-ob-a-1"]
+
+
+def test_many_orders_take_few_looks(journal: Journal) -> None:
+    exchange = Exchange()
+    desk = desk_of(journal, exchange)
+    for number in range(250):
+        journal.add_intent(intent_of(f"n{number}", quantity=Decimal(1)), RECORD)
+        desk.send(f"n{number}")
+    looks: list[int] = []
+    known = exchange.by_uuids
+    exchange.by_uuids = lambda uuids: (looks.append(len(uuids)), known(uuids))[1]  # type: ignore[method-assign]
+    exchange.orders["ob-n7-1"] = order_of("ob-n7-1", "cancel")
+    assert desk.poll() == [Task("follow", "ob-n7-1"), Task("poll", "paper-main", Rules().follow_slowest_s)]
+    assert looks == [250]
+    desk.follow("ob-n7-1")
+    assert len(journal.attempts("ACKED", pocket="paper-main")) == 249
+    assert journal.attempts("ACKED", pocket="another") == []
+
+
 def test_decisions_behind_one_that_must_wait_are_not_passed_over(journal: Journal) -> None:
     failures: list[Exception] = [DeliveryFailed("the log is away")]
 
@@ -800,13 +878,11 @@ def test_a_burning_order_among_the_open_ones_is_cancelled_at_the_start(journal: 
     assert exchange.cancelled == ["u-ob-a-1"]
 
 
-def test_the_key_is_waited_for_until_it_is_in_its_file(tmp_path: Path) -> None:
-    path, stop = tmp_path / "paper-main", threading.Event()
-    path.touch()
-    later = threading.Timer(0.1, lambda: path.write_text("key\n"))
-    later.start()
-    assert _wait_for_key(path, stop, 0.02) == "key"
-    later.join()
-    path.write_text("")
-    stop.set()
-    assert _wait_for_key(path, stop, 0.02) is None
+def test_a_key_counts_once_it_is_in_its_file(tmp_path: Path) -> None:
+    ring = FileKeyRing(tmp_path)
+    assert ring.key_of("paper-main") is None
+    (tmp_path / "paper-main").touch()
+    assert ring.key_of("paper-main") is None
+    (tmp_path / "paper-main").write_text("key\n")
+    assert ring.key_of("paper-main") == ExchangeKey("paper-main", "key")
+    assert ring.key_of("../paper-main") is None

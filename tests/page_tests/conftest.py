@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from consumers.trade.state import Account, Day, Position, encode
+from consumers.trade.ledgers import Position
+from consumers.trade.state import Account, Day, encode
 from consumers.views import Views
 from infra.configuration import save
 from infra.log import TopicSpec

@@ -198,10 +198,10 @@ def test_before_the_account_and_the_feed_speak(world: "World", monkeypatch: pyte
 
 def test_a_halt_a_broken_ledger_and_real_money_stand_out(world: "World", monkeypatch: pytest.MonkeyPatch) -> None:
     world.fill()
-    world.account(halt="sell-all", is_ledger_broken=True, is_trading=False)
+    world.account(halt="sell-all", is_ledger_broken=True, is_trading=False, paused="coins-moved")
     world.sync()
     test = opened(world.settings_file, monkeypatch, lang="ko")
-    for key in ("halted", "ledger_broken", "trading_off"):
+    for key in ("halted", "ledger_broken", "paused", "trading_off"):
         assert word(key, "ko") in part(test, "account-venue")
     with sqlite3.connect(t.path_of(world.home)) as connection:
         connection.execute("UPDATE account SET venue = 'live'")

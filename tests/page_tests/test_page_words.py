@@ -34,7 +34,7 @@ def test_both_languages_say_the_same(key: str) -> None:
 def test_every_word_is_used_and_every_used_word_exists() -> None:
     texts = [file.read_text() for file in ROOM.rglob("*.py") if file.name not in {"words.py", "feature_words.py"}]
     literals = set(re.findall(r'"([a-z_]+)"', "\n".join(texts)))
-    groups = {"side", "purpose", "state", "kind", "topic"}
+    groups = {"side", "purpose", "state", "kind", "topic", "refused"}
     plain = {key for key in WORDS if "." not in key}
     assert plain - literals == set()
     assert {key.partition(".")[0] for key in WORDS if "." in key} == groups
@@ -62,6 +62,15 @@ def test_every_topic_that_views_count_has_words() -> None:
     from consumers.views import TAILS  # noqa: PLC0415 - the list of another room, for this comparison alone
 
     assert {f"topic.{topic}" for topic in TAILS} == {key for key in WORDS if key.startswith("topic.")}
+
+
+def test_every_word_of_the_executors_refusals_has_words_for_people() -> None:
+    page = (ROOM.parent / "docs" / "messages.md").read_text(encoding="utf-8")
+    told = page.partition("## Words: why the executor refuses")[2].partition("\n## ")[0]
+    names = set(re.findall(r"^\| `([\w-]+)` \|", told, re.MULTILINE))
+    assert len(names) > 20
+    names |= {"insufficient_funds_bid", "insufficient_funds_ask"}  # the exchange's own
+    assert {f"refused.{name}" for name in names} == {key for key in WORDS if key.startswith("refused.")}
 
 
 def test_a_code_without_words_stands_for_itself() -> None:

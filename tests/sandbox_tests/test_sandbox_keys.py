@@ -53,6 +53,7 @@ CALLS = [
     ("DELETE", "/v1/order", "make_orders"),
     ("DELETE", "/v1/orders/open", "make_orders"),
     ("DELETE", "/v1/orders/uuids", "make_orders"),
+    ("DELETE", "/v1/withdraws/coin", "withdraw"),
     ("GET", "/v1/api_keys", ""),
     ("GET", "/v1/status/wallet", ""),
 ]

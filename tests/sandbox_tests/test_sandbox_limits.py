@@ -24,7 +24,7 @@ from consumers.execute.venue import Accepted, Answer, OrderRequest, Refused
 from infra.errors import ExchangeUnavailable
 from infra.settings import Settings
 from infra.upbit import signing
-from infra.upbit.pace import FIRST_SIZE, FLIGHT_S, Pace, Place, block_seconds
+from infra.upbit.pace import FIRST_SIZE, FLIGHT_S, Pace, Place, Rank, block_seconds, errand
 from infra.upbit.rates import RATES, group_of, rates_with
 from producers.sandbox.configuration import from_settings
 from producers.sandbox.limits import FIRST_BLOCK_S, FORGIVEN_S, Limits
@@ -194,7 +194,7 @@ def test_two_keys_of_one_pocket_share_its_buckets(
 def test_our_gateway_is_never_refused_and_uses_what_it_may(limited: SandboxThread, account: tuple[str, str]) -> None:
     """Six threads through the executor's own gateway and pace, as fast as that lets them."""
     pace = Pace(rates_with(larger(limited)))
-    gateways = [UpbitGateway(limited.url, *account, pace=pace, is_urgent=urgent) for urgent in (True, True, False)]
+    gateways = [UpbitGateway(limited.url, *account, pace=pace) for _ in range(3)]
     before = dict(limited.status()["limited"])
     began_s = time.monotonic()
     end_s = began_s + 2.5
@@ -202,13 +202,14 @@ def test_our_gateway_is_never_refused_and_uses_what_it_may(limited: SandboxThrea
 
     def trade(number: int) -> int:
         gateway, done = gateways[number % 3], 0
-        while time.monotonic() < end_s:
-            answer = gateway.place(RESTING, f"{account[0]}-{number}-{done}")
-            answers.append(answer)
-            assert isinstance(answer, Accepted), answer
-            gateway.find(answer.order.identifier)
-            gateway.cancel(answer.order.uuid)
-            done += 1
+        with errand(Rank.ENTRY if number % 3 == 2 else Rank.PROTECTIVE):
+            while time.monotonic() < end_s:
+                answer = gateway.place(RESTING, f"{account[0]}-{number}-{done}")
+                answers.append(answer)
+                assert isinstance(answer, Accepted), answer
+                gateway.find(answer.order.identifier)
+                gateway.cancel(answer.order.uuid)
+                done += 1
         return done
 
     with ThreadPoolExecutor(6) as pool:
@@ -284,24 +285,23 @@ def test_cancels_go_through_while_creating_is_refused_and_blocked(opened: Opener
 def test_our_cancels_pass_our_own_queue(limited: SandboxThread, account: tuple[str, str]) -> None:
     """The gateway's look-ups saturate the group that cancels share: urgent calls go before those that wait."""
     pace = Pace(rates_with(larger(limited)))
-    urgent = UpbitGateway(limited.url, *account, pace=pace, is_urgent=True)
-    ordinary = UpbitGateway(limited.url, *account, pace=pace)
+    gateway = UpbitGateway(limited.url, *account, pace=pace)
     before = dict(limited.status()["limited"])
-    order = urgent.place(RESTING, f"{account[0]}-kept")
+    order = gateway.place(RESTING, f"{account[0]}-kept")
     assert isinstance(order, Accepted)
     size = size_of(limited, "default")
     done: list[float] = []
     with ThreadPoolExecutor(8) as pool:
         look_ups = [
-            pool.submit(lambda: (ordinary.find("nobody"), done.append(time.monotonic()))) for _ in range(3 * size)
+            pool.submit(lambda: (gateway.find("nobody"), done.append(time.monotonic()))) for _ in range(3 * size)
         ]
         until(lambda: len(done) >= size - size // 3, 20)
-        assert urgent.cancel(order.order.uuid)
+        with errand(Rank.PROTECTIVE):
+            assert gateway.cancel(order.order.uuid)
         cancelled_s = time.monotonic()
         for look_up in look_ups:
             look_up.result()
-    urgent.close()
-    ordinary.close()
+    gateway.close()
     waiting = sum(at_s > cancelled_s for at_s in done)
     assert waiting >= size, "nothing was waiting behind it"
     assert limited.status()["limited"] == before
@@ -417,7 +417,7 @@ def test_who_keeps_the_pace_is_never_refused_whatever_the_network_does(
 
     for number, (gap, there, back, is_urgent, is_lost) in enumerate(calls):
         go_to(clock.at_s + gap)
-        while not isinstance(taken := pace.take("order", is_urgent=is_urgent), Place):
+        while not isinstance(taken := pace.take("order", Rank.PROTECTIVE if is_urgent else Rank.ENTRY), Place):
             go_to(clock.at_s + taken)
         arriving = partial(arrive, number)
         answering = partial(lambda place, number: pace.answered(place, headers[number]), taken, number)
@@ -431,24 +431,24 @@ def test_who_keeps_the_pace_is_never_refused_whatever_the_network_does(
 def test_the_last_third_is_for_urgent_calls() -> None:
     clock = Clock()
     pace = Pace(RATES, now_s=clock)
-    assert len([pace.take("order", is_urgent=True) for _ in range(FIRST_SIZE)]) == FIRST_SIZE
-    assert not isinstance(pace.take("order", is_urgent=True), Place)  # not before the exchange has answered once
+    assert len([pace.take("order", Rank.PROTECTIVE) for _ in range(FIRST_SIZE)]) == FIRST_SIZE
+    assert not isinstance(pace.take("order", Rank.PROTECTIVE), Place)  # not before the exchange has answered once
     clock.at_s += 2 * FLIGHT_S
     pace.answered(pace.wait("order"), "group=order; min=480; sec=11")
     clock.at_s += 1
-    places = [pace.take("order", is_urgent=False) for _ in range(8)]
+    places = [pace.take("order") for _ in range(8)]
     assert all(isinstance(place, Place) for place in places)
-    assert not isinstance(pace.take("order", is_urgent=False), Place)
-    assert all(isinstance(pace.take("order", is_urgent=True), Place) for _ in range(4))
-    assert not isinstance(pace.take("order", is_urgent=True), Place)
-    assert isinstance(pace.take("default", is_urgent=False), Place)
+    assert not isinstance(pace.take("order"), Place)
+    assert all(isinstance(pace.take("order", Rank.PROTECTIVE), Place) for _ in range(4))
+    assert not isinstance(pace.take("order", Rank.PROTECTIVE), Place)
+    assert isinstance(pace.take("default"), Place)
     for place in places:
         assert isinstance(place, Place)
         pace.answered(place, None)
     clock.at_s += 0.99
-    assert not isinstance(pace.take("order", is_urgent=True), Place)
+    assert not isinstance(pace.take("order", Rank.PROTECTIVE), Place)
     clock.at_s += 0.01
-    assert isinstance(pace.take("order", is_urgent=False), Place)
+    assert isinstance(pace.take("order"), Place)
 
 
 def test_a_block_is_read_from_whatever_stands_there() -> None:

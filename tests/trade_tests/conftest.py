@@ -1,11 +1,15 @@
 """Builders of the messages that trade takes and makes, for the tests of costs, fold, runner and views."""
 
+from collections.abc import Iterable
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from consumers.trade.fold import Fold, Output
+from consumers.trade.state import Parameters, money_context
+from models.strategies.registry import STRATEGIES
 from streams import messages as m
 
 EXCHANGE = "upbit"
@@ -130,9 +134,76 @@ def ended(kind: str, intent: m.OrderIntent, event_ms: int) -> m.OrderEvent:
     )
 
 
+def cancelled(intent: m.OrderIntent, quantity: str, price: str, event_ms: int) -> m.OrderCancelled:
+    """The end of an order that executed a part."""
+    funds = Decimal(quantity) * Decimal(price)
+    return m.OrderCancelled(
+        account=intent.account,
+        pocket=intent.pocket,
+        intent_id=intent.id,
+        uuid="u-" + intent.id,
+        executed_quantity=Decimal(quantity),
+        executed_funds=funds,
+        paid_fee=funds * Decimal("0.0005"),
+        event_ms=event_ms,
+    )
+
+
+def market(tick: str = "50", name: str = "KRW-BTC", **changes: Any) -> m.Market:
+    fields: dict[str, Any] = {
+        "exchange": EXCHANGE,
+        "market": name,
+        "event_ms": 0,
+        "tick_size": Decimal(tick),
+        "minimum_total": Decimal(5000),
+        "maximum_total": Decimal(10**9),
+    }
+    return m.Market(**{**fields, **changes})
+
+
+def started(*messages: Any, kinds: Any = STRATEGIES, **changes: Any) -> Fold:
+    fold = Fold(Parameters(), money_context(), kinds=kinds)
+    feed(fold, [settings(**changes), *messages])
+    return fold
+
+
+def feed(fold: Fold, messages: Iterable[Any]) -> list[Output]:
+    outputs: list[Output] = []
+    for message in messages:
+        outputs += fold.take(message)
+    return outputs
+
+
+def one_bin(fold: Fold, bin_ms: int, *expected: float, mid: float = 100_000.0) -> list[Output]:
+    signals = [signal(bin_ms, horizon, bp) for horizon, bp in zip((5000, 10000), expected, strict=False)]
+    return feed(fold, [features(bin_ms, mid), *signals])
+
+
+def orders_of(outputs: Iterable[Output]) -> list[m.OrderIntent]:
+    return [output for output in outputs if isinstance(output, m.OrderIntent)]
+
+
+def order_of(outputs: Iterable[Output]) -> m.OrderIntent:
+    (order,) = orders_of(outputs)
+    return order
+
+
+def reasons_of(outputs: Iterable[Output]) -> list[str]:
+    return [output.reason for output in outputs if isinstance(output, m.Veto)]
+
+
+def entered(fold: Fold, bin_ms: int, quantity: str = "0.06") -> m.OrderIntent:
+    """Enter at 100,000 and have it filled."""
+    intent = order_of(one_bin(fold, bin_ms, 50.0, 20.0))
+    fold.take(filled(intent, quantity, "100000", bin_ms + 700))
+    return intent
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     """All builders."""
     return SimpleNamespace(
-        settings=settings, levels=levels, features=features, signal=signal, filled=filled, ended=ended
-    )
+        settings=settings, levels=levels, features=features, signal=signal, filled=filled, ended=ended,
+        cancelled=cancelled, market=market, started=started, feed=feed, one_bin=one_bin, orders_of=orders_of,
+        order_of=order_of, reasons_of=reasons_of, entered=entered,
+    )  # fmt: skip

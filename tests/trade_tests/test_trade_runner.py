@@ -5,13 +5,15 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from consumers.trade import inputs, replay, runner
 from consumers.trade.fold import Fold
 from consumers.trade.replay import Shard
-from consumers.trade.runner import MarketClock, Trader, clock_of, ensure_default_account, owner_of, parameters_of
+from consumers.trade.runner import Trader, owner_of
+from consumers.trade.start import MarketClock, clock_of, ensure_default_account, parameters_of
 from consumers.trade.state import MARKET_VIEW, Parameters, encode, money_context
 from infra.errors import Fenced, RecordsLost, TransactionAborted
 from infra.log import Log, Record, Slot, TopicSpec, slots_of
@@ -56,6 +58,10 @@ def records(log: Log, topic: str) -> list[Record]:
 
 
 def intents(log: Log) -> list[m.OrderIntent]:
+    return [one for one in written(log) if isinstance(one, m.OrderIntent)]
+
+
+def written(log: Log) -> list[m.Intent]:
     return [topics.decode("order-intents", record.value) for record in records(log, "order-intents")]
 
 
@@ -90,13 +96,18 @@ class World:
                 self.publisher.publish("signals", key, m.encode(signal))
 
     def execute(self) -> None:
-        """Answer every intent once: mostly with a fill."""
+        """Answer every intent once: mostly with a fill; one that rests waits for the market, or to be cancelled."""
+        gone = {one.intent_id for one in written(self.log) if isinstance(one, m.CancelIntent)}
         for intent in intents(self.log):
-            if intent.id in self.answered:
+            is_resting = intent.order_type == "limit" and intent.id not in gone
+            if intent.id in self.answered or (is_resting and self.random.random() < 0.9):
                 continue
             self.answered.add(intent.id)
+            if intent.id in gone:
+                event = self.make.ended("cancelled", intent, self.clock.now_ms)
+                self.publisher.publish("order-events", intent.pocket, m.encode(event))
+                continue
             now, mid = self.clock.now_ms, Decimal(str(round(self.mids[intent.market])))
-            event: m.OrderEvent
             if self.random.random() < 0.2:
                 event = self.make.ended("rejected", intent, now)
             else:
@@ -122,12 +133,24 @@ def live(world: World, parameters: Parameters, kill: Callable[[], bool]) -> Trad
     return trader
 
 
+EXITS = m.ExitRules(
+    take_profit_percent=Decimal("0.3"), is_take_profit_resting=True, trailing_percent=Decimal("0.4"), on_stale="sell"
+)
+ACCOUNTS: list[dict[str, Any]] = [
+    {},
+    {"exits": EXITS, "strategies": [m.StrategySettings(id="a"), m.StrategySettings(id="b")], "is_netting": True},
+]
+
+
+@pytest.mark.parametrize("changes", ACCOUNTS, ids=["plain", "everything"])
 @pytest.mark.parametrize("seed", range(4))
 def test_kills_change_nothing_that_a_replay_does_not_give_again(
-    log: MemoryLog, clock: Clock, make: SimpleNamespace, seed: int
+    log: MemoryLog, clock: Clock, make: SimpleNamespace, seed: int, changes: dict[str, Any]
 ) -> None:
     world = World(log, clock, make, seed)
-    world.control(make.settings(cooldown_ms=1000))
+    for market in MARKETS if changes else ():
+        world.publisher.publish("markets", m.key_of("upbit", market), m.encode(make.market("10", market)))
+    world.control(make.settings(cooldown_ms=1000, **changes))
     kills = random.Random(seed + 100)
     trader = live(world, PARAMETERS, lambda: kills.random() < 0.1)
     again = Fold(PARAMETERS, money_context(), owner_of(Shard()))
@@ -136,8 +159,13 @@ def test_kills_change_nothing_that_a_replay_does_not_give_again(
     assert len(made) > 20
     assert {one.purpose for one in made} >= {"entry", "exit"}
     assert [m.hash_of(one) for one in made] == [m.hash_of(one) for one in intents(log)]
-    assert [m.encode(one) for one in made] == [m.encode(one) for one in intents(log)]
+    told = [one for one in outputs if not isinstance(one, m.Veto)]
+    assert [m.encode(one) for one in told] == [m.encode(one) for one in written(log)]
     assert [m.encode(one) for one in outputs if isinstance(one, m.Veto)] == [m.encode(one) for one in vetoes(log)]
+    if changes:
+        assert any(isinstance(one, m.CancelIntent) for one in told)
+        assert {one.cause_kind for one in made} >= {"signal", "take-profit", "trailing"}
+        assert {one.strategy for one in made} == {"a", "b"}
     assert len({one.id for one in made}) == len(made)
     assert encode(again.state) == encode(trader.fold.state)
     assert encode(Trader(log, Shard(), PARAMETERS).fold.state) == encode(trader.fold.state)
@@ -178,6 +206,75 @@ def test_snapshots_are_few_and_of_what_changed(log: MemoryLog, clock: Clock, mak
     assert sum(one.account == MARKET_VIEW for one in found) <= 13
     assert 0 < sum(one.account == "paper" for one in found) <= 120 + len(intents(log))
     assert {one.account for one in found} == {"paper", "idle", MARKET_VIEW}
+
+
+def test_what_a_restart_rebuilt_is_stored_before_its_inputs_are_passed_over(
+    log: MemoryLog, clock: Clock, make: SimpleNamespace
+) -> None:
+    """A fill is committed as an input, but the process is gone before the account's next snapshot; twice."""
+    world = World(log, clock, make, 10)
+    world.control(make.settings(threshold_percent=Decimal(-10), hysteresis_percent=Decimal(-10)))
+    trader = Trader(log, Shard(), PARAMETERS)
+    world.bin()
+    trader.step(clock.now_ms, 0.0)
+    (intent, *_) = intents(log)
+    world.publisher.publish("order-events", intent.pocket, m.encode(make.filled(intent, "0.06", "100000", T0)))
+    clock.now_ms += 600
+    trader.step(clock.now_ms, 0.0)
+    for _ in range(2):
+        trader = Trader(log, Shard(), PARAMETERS)
+        held = trader.fold.state.accounts["paper"].positions
+        assert [one.quantity for one in held.values()] == [Decimal("0.06")]
+        world.publisher.publish("controls", "nobody", m.encode(m.TradingStopped(account="x", event_ms=T0, by="t")))
+        clock.now_ms += 600
+        trader.step(clock.now_ms, 0.0)
+
+
+def test_two_commits_within_a_millisecond_lose_nothing(log: MemoryLog, clock: Clock, make: SimpleNamespace) -> None:
+    """The shared state is written once; written again without the accounts it would hide the fill from a restart."""
+    world = World(log, clock, make, 12)
+    world.control(make.settings(threshold_percent=Decimal(-10), hysteresis_percent=Decimal(-10)))
+    trader = Trader(log, Shard(), PARAMETERS)
+    world.bin()
+    trader.step(clock.now_ms, 0.0)
+    (intent, *_) = intents(log)
+    world.publisher.publish("order-events", intent.pocket, m.encode(make.filled(intent, "0.06", "100000", T0)))
+    trader.step(clock.now_ms, 0.0)
+    trader.commit(clock.now_ms)
+    again = Trader(log, Shard(), PARAMETERS)
+    assert encode(again.fold.state) == encode(trader.fold.state)
+    assert len(again.fold.state.accounts["paper"].positions) == 1
+
+
+def test_counts_of_many_accounts_are_written_in_portions_and_all_with_the_shared_state(
+    log: MemoryLog, clock: Clock, make: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "_COUNTS_PER_COMMIT", 2)
+    world = World(log, clock, make, 11)
+    for number in range(5):
+        world.control(make.settings(account=f"account-{number}", threshold_percent=Decimal(10)))
+    trader = Trader(log, Shard(), PARAMETERS)
+
+    def written() -> list[str]:
+        found = [topics.decode("account-states", record.value) for record in records(log, "account-states")]
+        return [one.account for one in found if one.account != MARKET_VIEW]
+
+    world.bin()
+    trader.step(clock.now_ms, 0.0)
+    assert sorted(written()) == [f"account-{number}" for number in range(5)]
+    for _ in range(4):
+        before = len(written())
+        world.bin()
+        trader.step(clock.now_ms, 0.0)
+        assert len(written()) == before + 2
+    assert {name: written().count(name) for name in set(written())} == dict(
+        {f"account-{number}": 3 for number in range(3)}, **{"account-3": 2, "account-4": 2}
+    )
+    clock.now_ms += 10_000
+    world.bin()
+    trader.step(clock.now_ms, 0.0)
+    assert sorted(written()[-5:]) == [f"account-{number}" for number in range(5)]
+    assert encode(Trader(log, Shard(), PARAMETERS).fold.state) == encode(trader.fold.state)
 
 
 def test_a_second_process_fences_the_first(log: MemoryLog, clock: Clock, make: SimpleNamespace) -> None:

@@ -13,10 +13,11 @@ from sqlalchemy import Engine
 from sqlmodel import Session, text
 
 from consumers import views
+from consumers.trade.ledgers import Rest
 from consumers.trade.reasons import WORDS, Reason
 from consumers.trade.replay import Shard
 from consumers.trade.runner import Trader
-from consumers.trade.state import Account, Parameters, Rest, encode
+from consumers.trade.state import Account, Parameters, Shadow, encode
 from consumers.views import Views
 from infra.errors import LogUnavailable
 from infra.log import Reader, Slot, TopicSpec
@@ -257,12 +258,44 @@ def test_unreadable_records_become_dead_letters(log: MemoryLog, engine: Engine) 
 def test_dust_is_shown_beside_positions(log: MemoryLog, engine: Engine, make: SimpleNamespace) -> None:
     account = Account(settings=make.settings(), is_trading=True)
     account.rests[KEY] = Rest(quantity=Decimal("0.01"), funds=Decimal(1000), cost=Decimal(1001))
+    account.shadow = Shadow(trades=214, result=Decimal(-18400))
     state = m.AccountState(account="paper", state=msgspec.Raw(encode(account)), cursor={}, event_ms=T0)
     publish(log, "account-states", state, "paper")
     sync(log, engine)
     with Session(engine) as session:
         (rest,) = questions.positions(session, "paper")
         assert (rest["is_dust"], rest["market"], rest["quantity"], rest["unrealised"]) == (1, "KRW-BTC", "0.01", None)
+        assert rest["strategy"] == ""
+        (money,) = questions.money(session)
+        assert (money["shadow_trades"], money["shadow_result"]) == (214, "-18400")
+
+
+def test_two_strategies_in_one_market_are_shown_apart(log: MemoryLog, engine: Engine, make: SimpleNamespace) -> None:
+    strategies = [m.StrategySettings(id="a"), m.StrategySettings(id="b")]
+    fold = make.started(strategies=strategies, is_netting=True)
+    first, second = make.orders_of(make.one_bin(fold, T0, 50.0, 20.0))
+    for intent in (first, second):
+        fold.take(make.filled(intent, "0.06", "100000", T0 + 700))
+    account = fold.state.accounts["paper"]
+    account.rests[f"b|{KEY}"] = Rest(quantity=Decimal("0.01"), funds=Decimal(1000), cost=Decimal(1001))
+    state = m.AccountState(account="paper", state=msgspec.Raw(encode(account)), cursor={}, event_ms=T0)
+    publish(log, "account-states", state, "paper")
+    sync(log, engine)
+    with Session(engine) as session:
+        shown = [(row["market"], row["strategy"], row["is_dust"]) for row in questions.positions(session, "paper")]
+        assert sorted(shown) == [("KRW-BTC", "a", 0), ("KRW-BTC", "b", 0), ("KRW-BTC", "b", 1)]
+
+
+def test_views_of_another_version_are_built_again(tmp_path: Path) -> None:
+    path = tmp_path / "views.sqlite"
+    with t.open_views(path).begin() as connection:
+        connection.exec_driver_sql("INSERT INTO input_offset VALUES ('signals', 0, 7)")
+    with t.open_views(path).begin() as connection:
+        assert connection.exec_driver_sql("SELECT next FROM input_offset").scalar() == 7
+        connection.exec_driver_sql("ALTER TABLE position DROP COLUMN exit")
+    with t.open_views(path).begin() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM input_offset").scalar() == 0
+        assert connection.exec_driver_sql("SELECT exit FROM position").all() == []
 
 
 @pytest.mark.parametrize("kind", ["rejected", "expired", "cancelled"])

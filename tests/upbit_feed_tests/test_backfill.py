@@ -10,7 +10,7 @@ from infra.settings import FeedSettings
 from producers.upbit import backfill
 from producers.upbit.backfill import PAGE, Backfill
 from producers.upbit.backoff import Backoff
-from producers.upbit.markets import choose
+from producers.upbit.markets import choose, described
 from producers.upbit.rest import Listing, Quotation
 from producers.upbit.source import Stretch
 
@@ -84,6 +84,20 @@ def test_which_markets_are_chosen() -> None:
     assert choose(FeedSettings(kind="synthetic"), listings).markets == ["KRW-BTC", "BTC-ETH", "USDT-BTC"]
     named = choose(FeedSettings(markets=["BTC-ETH", "BTC-ETH", "KRW-X"]), listings)
     assert (named.markets, named.unknown) == (["BTC-ETH"], ["KRW-X"])
+
+
+def test_what_the_exchange_says_of_markets_is_asked_anew(exchange: Any) -> None:
+    """A flag that came since is told, and so is a market that is gone from the list."""
+    quotation = Quotation(f"http://127.0.0.1:{exchange.port}", is_local=True)
+    chosen = choose(FeedSettings(), quotation.markets())
+    assert [(one.market, one.is_delisted) for one in described(quotation, "upbit", chosen, 1)] == [
+        (market, False) for market in exchange.markets
+    ]
+    gone = exchange.markets.pop()
+    told = {one.market: one for one in described(quotation, "upbit", chosen, 2)}
+    assert [market for market, one in told.items() if one.is_delisted] == [gone]
+    assert len(told) == len(chosen.markets)
+    quotation.close()
 
 
 def test_pauses_grow_to_a_bound_and_begin_anew() -> None:
