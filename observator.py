@@ -482,6 +482,10 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(Stop(f"{error.filename}: {error.strerror}. Look at its folder's permissions and room."), 1)
 
 
 def _fail(error: ObservatorError, code: int) -> None:
