@@ -329,8 +329,10 @@ def process(
     worker: Annotated[int, typer.Option(help="Which of several equal workers.")] = 0,
 ) -> None:
     """Run one process of the `Procfile` in the foreground until SIGTERM or SIGINT."""
-    from infra import logs as lines  # noqa: PLC0415 - help must answer at once
+    from infra import allocator  # noqa: PLC0415 - help must answer at once
+    from infra import logs as lines  # noqa: PLC0415 - same
 
+    allocator.settle()
     lines.set_up(name, stream=sys.stdout)
     os.environ["OBSERVATOR_WORKER"] = str(worker)
     stop = threading.Event()
