@@ -332,7 +332,7 @@ def process(
     from infra import allocator  # noqa: PLC0415 - help must answer at once
     from infra import logs as lines  # noqa: PLC0415 - same
 
-    allocator.settle()
+    allocator.settle(name)
     lines.set_up(name, stream=sys.stdout)
     os.environ["OBSERVATOR_WORKER"] = str(worker)
     stop = threading.Event()

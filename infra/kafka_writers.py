@@ -38,6 +38,7 @@ class _Producer:
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": "zstd",
+            "compression.level": 1,
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 500_000,
             "queue.buffering.max.kbytes": 262_144,
