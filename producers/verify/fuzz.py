@@ -17,6 +17,7 @@ import websocket
 from infra.figures import result_of, slope_of
 from infra.upbit.signing import sign
 from producers.verify.fuzz_frames import HANG_S, FrameFuzzer
+from producers.verify.fuzz_orders import kept_per_order
 from producers.verify.fuzz_rest import RestFuzzer
 from producers.verify.sandbox_process import SandboxProcess, running_sandbox
 
@@ -30,7 +31,9 @@ LONGEST_WAIT_S = 10.0
 NONCES = 2_000
 """So that the memory for them, which has a bound, is full before memory is judged."""
 MB_PER_10_000 = 1.0
-"""Largest upper bound of the memory's slope over what was sent, in the second half of either part."""
+"""Largest upper bound of the memory's slope over what was sent, in the second half of either part; the part of it that
+is kept of accepted orders is measured apart and left out."""
+ORDERS = 2_000
 _EVERY_S = 0.5
 _ACCOUNT = "fuzz"
 
@@ -80,13 +83,17 @@ def verify_fuzz(*, quick: bool = False) -> dict[str, object]:
     """Requests first, then frames; each beside a healthy client."""
     requests_count, frames_count = (800, 1_500) if quick else (REQUESTS, FRAMES)
     with running_sandbox(
-        plan={"market_count": 10, "books_per_second": 5.0}, warmup_seconds=0, is_limited=False
+        plan={"market_count": 10, "books_per_second": 5.0}, warmup_seconds=0, is_limited=False, nonces=NONCES
     ) as sandbox:
         secret = sandbox.open_account(_ACCOUNT, {"KRW": "1000000000", "XRP": "1000000"})
         rest = RestFuzzer(sandbox, _ACCOUNT, secret, SEED)
         frames = FrameFuzzer(sandbox, _ACCOUNT, secret, SEED)
         lines = 20 if quick else LINES
-        figures = _run("requests", rest, sandbox, secret, rest.run(requests_count, LANES))
+        orders, order_bytes = uvloop.run(
+            kept_per_order(sandbox, _ACCOUNT, secret, ORDERS // 10 if quick else ORDERS, LANES)
+        )
+        figures: dict[str, float] = {"orders accepted": orders, "bytes kept per accepted order": round(order_bytes)}
+        figures |= _run("requests", rest, sandbox, secret, rest.run(requests_count, LANES), order_bytes)
         figures |= _run("frames", frames, sandbox, secret, frames.run(frames_count, lines))
         figures |= _of_rest(rest) | _of_frames(frames)
         figures |= {
@@ -114,14 +121,19 @@ def verify_fuzz(*, quick: bool = False) -> dict[str, object]:
 
 
 def _run(
-    part: str, fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, secret: str, work: Coroutine[Any, Any, None]
+    part: str,
+    fuzzer: RestFuzzer | FrameFuzzer,
+    sandbox: SandboxProcess,
+    secret: str,
+    work: Coroutine[Any, Any, None],
+    order_bytes: float = 0.0,
 ) -> dict[str, float]:
-    """Run one part with memory sampled and a healthy client beside it."""
+    """Run one part with memory sampled and a healthy client beside it; what accepted orders take is left out."""
     samples: list[tuple[float, float]] = []
     healthy = Healthy(sandbox, secret)
     healthy.start()
     started = time.monotonic()
-    with _sampled(fuzzer, sandbox, samples):
+    with _sampled(fuzzer, sandbox, samples, max(0.0, order_bytes) / 2**20):
         uvloop.run(work)
     elapsed = time.monotonic() - started
     healthy.close()
@@ -142,14 +154,18 @@ def _run(
 
 @contextmanager
 def _sampled(
-    fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, samples: list[tuple[float, float]]
+    fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, samples: list[tuple[float, float]], order_mb: float
 ) -> Iterator[None]:
     """Take tens of thousands sent and MB every now and then, until left."""
     stop = threading.Event()
 
+    def take() -> None:
+        accepted = fuzzer.accepted if isinstance(fuzzer, RestFuzzer) else 0
+        samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb() - accepted * order_mb))
+
     def sample() -> None:
         while not stop.wait(_EVERY_S):
-            samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb()))
+            take()
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -158,13 +174,14 @@ def _sampled(
     finally:
         stop.set()
         thread.join()
-        samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb()))
+        take()
 
 
 def _of_rest(rest: RestFuzzer) -> dict[str, float]:
     found: dict[str, float] = {
         "requests: routes": rest.routes,
         "requests: routes reached": len(rest.reached),
+        "requests: orders accepted": rest.accepted,
         "requests: routes that carried one out": len(rest.carried_out),
     }
     return found | {f"requests: answered {status}": rest.statuses[status] for status in sorted(rest.statuses)}

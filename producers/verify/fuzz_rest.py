@@ -23,6 +23,7 @@ HANG_S = 30.0
 _EXAMPLES = 5
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
 _TYPES = ("application/json", "application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", "x")
+_MAKES_ORDERS = ("/v1/orders", "/v1/orders/cancel_and_new")
 _VARIES = re.compile(r"\{[^}]*\}")
 
 LIMIT = {"market": "KRW-XRP", "side": "bid", "ord_type": "limit", "price": "2000", "volume": "5"}
@@ -115,6 +116,8 @@ class RestFuzzer:
         self.statuses: Counter[int] = Counter()
         self.carried_out: set[tuple[str, str]] = set()
         self.reached: set[tuple[str, str]] = set()
+        self.accepted = 0
+        """Orders; the sandbox keeps them."""
         self.internal = 0
         self.hangs = 0
         self.unanswered = 0
@@ -224,6 +227,8 @@ class RestFuzzer:
             self._note(f"{answer.status} {text[:200]}", drawn)
         if answer.status < 300 and drawn.method == drawn.route[0]:
             self.carried_out.add(drawn.route)
+        if answer.status < 300 and drawn.method == "POST" and drawn.route[1] in _MAKES_ORDERS:
+            self.accepted += 1
         if answer.status == 201 and '"uuid":"' in text:
             self._uuids.append(text.split('"uuid":"', 1)[1].split('"', 1)[0])
 

@@ -16,7 +16,8 @@ from typing import Any
 import psutil
 import uvloop
 
-from infra import logs
+from infra import allocator, logs
+from infra.own_memory import own_memory_mb
 from producers.sandbox.configuration import Configuration
 from producers.sandbox.control_client import ControlClient
 from producers.sandbox.server import Sandbox
@@ -59,8 +60,8 @@ class SandboxProcess(ControlClient):
         return float(times.user + times.system)
 
     def own_memory_mb(self) -> float:
-        """Memory that would be freed if it ended now (unique set size)."""
-        return float(self._process.memory_full_info().uss) / 2**20
+        """Memory that would be freed if it ended now."""
+        return own_memory_mb(self._process)
 
 
 class Subscriber:
@@ -128,6 +129,7 @@ def main() -> None:
     """Be the child."""
     home = Path(sys.argv[1])
     values = json.loads((home / "described.json").read_text())
+    allocator.settle("sandbox")
     values["plan"] = Plan(**values.get("plan", {}))
     logs.set_up("sandbox", level="INFO", is_json=False)
 
