@@ -23,7 +23,7 @@ GATHER_S = 0.01
 """Frames may wait this long for company: to wake for each one costs half as much again as the work on it."""
 GATHER_MANY_S = 0.025
 """So long where many come: among them the newest is a moment old all the same, and only its age delays a bin's end."""
-MANY_BYTES = 8_192
+MANY_BYTES = 20_000
 BURST_BYTES = CHUNK_BYTES // 2
 """After so large a piece nothing is waited for: the other side has more than we take."""
 PARTIAL_TIMEOUT_S = 0.05
