@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
 
 import uvloop
@@ -36,6 +36,14 @@ is kept of accepted orders is measured apart and left out."""
 ORDERS = 2_000
 _EVERY_S = 0.5
 _ACCOUNT = "fuzz"
+
+
+class _Sample(NamedTuple):
+    """Tens of thousands sent so far, MB then, orders accepted by then."""
+
+    sent: float
+    megabytes: float
+    accepted: int
 
 
 class Healthy(threading.Thread):
@@ -89,12 +97,14 @@ def verify_fuzz(*, quick: bool = False) -> dict[str, object]:
         rest = RestFuzzer(sandbox, _ACCOUNT, secret, SEED)
         frames = FrameFuzzer(sandbox, _ACCOUNT, secret, SEED)
         lines = 20 if quick else LINES
-        orders, order_bytes = uvloop.run(
-            kept_per_order(sandbox, _ACCOUNT, secret, ORDERS // 10 if quick else ORDERS, LANES)
-        )
-        figures: dict[str, float] = {"orders accepted": orders, "bytes kept per accepted order": round(order_bytes)}
-        figures |= _run("requests", rest, sandbox, secret, rest.run(requests_count, LANES), order_bytes)
-        figures |= _run("frames", frames, sandbox, secret, frames.run(frames_count, lines))
+        figures: dict[str, float] = {}
+        samples: dict[str, list[_Sample]] = {"requests": [], "frames": []}
+        figures |= _run("requests", rest, sandbox, secret, rest.run(requests_count, LANES), samples["requests"])
+        figures |= _run("frames", frames, sandbox, secret, frames.run(frames_count, lines), samples["frames"])
+        # last, because lists of so many orders take megabytes for a moment each time that they are asked for
+        figures |= _of_orders(sandbox, secret, ORDERS // 10 if quick else ORDERS)
+        for part, taken in samples.items():
+            figures |= _growth(part, taken, figures["bytes kept per accepted order"])
         figures |= _of_rest(rest) | _of_frames(frames)
         figures |= {
             "internal errors: statuses of 500 and more": rest.internal,
@@ -126,19 +136,16 @@ def _run(
     sandbox: SandboxProcess,
     secret: str,
     work: Coroutine[Any, Any, None],
-    order_bytes: float = 0.0,
+    samples: list[_Sample],
 ) -> dict[str, float]:
-    """Run one part with memory sampled and a healthy client beside it; what accepted orders take is left out."""
-    samples: list[tuple[float, float]] = []
+    """Run one part with memory sampled and a healthy client beside it."""
     healthy = Healthy(sandbox, secret)
     healthy.start()
     started = time.monotonic()
-    with _sampled(fuzzer, sandbox, samples, max(0.0, order_bytes) / 2**20):
+    with _sampled(fuzzer, sandbox, samples):
         uvloop.run(work)
     elapsed = time.monotonic() - started
     healthy.close()
-    later = [point for point in samples if point[0] >= samples[-1][0] / 2]  # caches fill at first
-    slope, error = slope_of(later)
     return {
         f"{part}: sent": fuzzer.sent,
         f"{part}: seconds": round(elapsed, 1),
@@ -146,22 +153,34 @@ def _run(
         f"{part}: longest wait of the healthy client, s": round(healthy.longest_s, 3),
         f"hangs: healthy client cut off, {part}": int(healthy.error is not None or healthy.is_alive()),
         f"{part}: MB at the end": round(sandbox.own_memory_mb(), 1),
+    }
+
+
+def _growth(part: str, samples: list[_Sample], order_bytes: float) -> dict[str, float]:
+    """Slope of the memory over what was sent, in the second half (caches fill at first), less what orders take."""
+    order_mb = max(0.0, order_bytes) / 2**20
+    later = [one for one in samples if one.sent >= samples[-1].sent / 2]
+    slope, error = slope_of([(one.sent, one.megabytes - one.accepted * order_mb) for one in later])
+    return {
         f"{part}: MB per 10,000": round(slope, 3),
         f"{part}: MB per 10,000, lower": round(slope - 1.96 * error, 3),
         f"{part}: MB per 10,000, upper": round(slope + 1.96 * error, 3),
     }
 
 
+def _of_orders(sandbox: SandboxProcess, secret: str, count: int) -> dict[str, float]:
+    accepted, order_bytes = uvloop.run(kept_per_order(sandbox, _ACCOUNT, secret, count, LANES))
+    return {"orders accepted": accepted, "bytes kept per accepted order": round(order_bytes)}
+
+
 @contextmanager
-def _sampled(
-    fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, samples: list[tuple[float, float]], order_mb: float
-) -> Iterator[None]:
+def _sampled(fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, samples: list[_Sample]) -> Iterator[None]:
     """Take tens of thousands sent and MB every now and then, until left."""
     stop = threading.Event()
 
     def take() -> None:
         accepted = fuzzer.accepted if isinstance(fuzzer, RestFuzzer) else 0
-        samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb() - accepted * order_mb))
+        samples.append(_Sample(fuzzer.sent / 1e4, sandbox.own_memory_mb(), accepted))
 
     def sample() -> None:
         while not stop.wait(_EVERY_S):
