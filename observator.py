@@ -3,6 +3,7 @@
 Verbs import what they need when they run, so that help answers at once.
 """
 
+import errno
 import importlib
 import json
 import logging
@@ -485,9 +486,10 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
             raise
-        _fail(Stop(f"{error.filename}: {error.strerror}. Look at its folder's permissions and room."), 1)
+        where = error.filename or "a file"
+        _fail(Stop(f"{where}: {error.strerror}. Look at its folder's permissions and room."), 1)
 
 
 def _fail(error: ObservatorError, code: int) -> None:

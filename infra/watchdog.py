@@ -30,7 +30,8 @@ def end_process(reason: str) -> None:
 class Watchdog:
     """Watches one loop. `behind` says what could be read but is not (None: nothing), and raises while the log is away.
 
-    It notices within `limit_s` + 1 s + what `behind` takes.
+    It notices within `limit_s` + 2 s + what `behind` takes: a record that came a moment ago after a quiet time is not
+    taken in yet, so what is behind must be so at two looks without progress between them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Watchdog:
         self._on_stuck = on_stuck
         self._clock = clock
         self._beat = self._progress = clock()
+        self._suspected: float | None = None
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -70,7 +72,7 @@ class Watchdog:
 
     def check(self) -> None:
         """Look once."""
-        now = self._clock()
+        now, progress = self._clock(), self._progress
         is_silent = now - self._beat > self._limit_s
         if not is_silent and now - self._progress <= self._limit_s:
             return
@@ -82,10 +84,14 @@ class Watchdog:
             return
         if is_silent and now - self._beat > self._limit_s:
             self._on_stuck(f"the loop has not come round for {now - self._beat:.1f} s; {reason or 'nothing to read'}")
-        elif reason is not None:
-            self._on_stuck(f"no progress for {now - self._progress:.1f} s; {reason}")
+        elif reason is None:
+            self._progress, self._suspected = max(now, self._progress), None
+        elif self._progress != progress:
+            self._suspected = None
+        elif self._suspected == progress:
+            self._on_stuck(f"no progress for {now - progress:.1f} s; {reason}")
         else:
-            self._progress = now
+            self._suspected = progress
 
     def _watch(self) -> None:
         while not self._is_over.wait(min(self._limit_s / 4, 1.0)):

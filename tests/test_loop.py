@@ -420,15 +420,36 @@ def test_the_watchdog_lets_idle_loops_and_outages_pass() -> None:
     now = 36.0
     watchdog.beat()
     watchdog.check()
-    answers = ["in-0: next is 1, offset 1 can be read"]
+    answers = ["in-0: next is 1, offset 1 can be read"] * 2
     now = 38.0
     watchdog.beat()
     watchdog.check()
-    assert told == ["no progress for 8.0 s; in-0: next is 1, offset 1 can be read"]
+    assert told == []
+    now = 38.5
+    watchdog.check()
+    assert told == ["no progress for 8.5 s; in-0: next is 1, offset 1 can be read"]
     answers = [None]
     now = 50.0
     watchdog.check()
     assert told[1:] == ["the loop has not come round for 12.0 s; nothing to read"]
+
+
+def test_a_record_that_has_just_come_after_a_quiet_time_is_no_standstill() -> None:
+    now, told, meanwhile = 0.0, list[str](), False
+
+    def behind() -> str:
+        if meanwhile:
+            watchdog.progress()
+        return "in-0: next is 1, offset 1 can be read"
+
+    watchdog = Watchdog(behind, limit_s=7.0, on_stuck=told.append, clock=lambda: now)
+    for second in range(8, 60, 9):  # each look meets a record that the loop takes in right after it, or during it
+        now = float(second)
+        watchdog.beat()
+        meanwhile = second % 2 == 0
+        watchdog.check()
+        watchdog.progress()
+    assert told == []
 
 
 def test_a_stuck_process_ends_with_its_own_code() -> None:

@@ -35,6 +35,8 @@ class Lane:
         self._heap: list[tuple[float, int, Task]] = []
         self._count = 0
         self._running: set[tuple[str, str]] = set()
+        self._aside: dict[tuple[str, str], tuple[float, int, Task]] = {}
+        """Due tasks that wait for the end of an equal one."""
         self._is_open = True
         self._troubled: tuple[str, str] | None = None
         self._threads = [Thread(target=self._work, name=f"{name}-{n}", daemon=True) for n in range(workers)]
@@ -78,8 +80,7 @@ class Lane:
                     if self._due.get(key) != due_s:
                         continue
                     if key in self._running:
-                        heapq.heappush(self._heap, (due_s, self._count, task))
-                        self._ready.wait(0.01)
+                        self._aside[key] = (due_s, self._count, task)  # others go on meanwhile
                         continue
                     del self._due[key]
                     self._running.add(key)
@@ -112,6 +113,8 @@ class Lane:
         finally:
             with self._ready:
                 self._running.discard(key)
+                if (waiting := self._aside.pop(key, None)) is not None:
+                    heapq.heappush(self._heap, waiting)
                 self._ready.notify()
         if self._troubled == key:
             self._troubled = None

@@ -17,7 +17,7 @@ from consumers.trade.fold import Fold, Input, Output
 from consumers.trade.reasons import Reason, text_of
 from consumers.trade.replay import GROUP, Restored, Shard, restore
 from consumers.trade.state import MARKET_VIEW, Account, Parameters, Shared, encode
-from infra.errors import BadMessage, Retry, TopicMissing
+from infra.errors import BadMessage, BadSettings, Retry, TopicMissing
 from infra.log import Log, Reader, Record, Slot, Transactor, partition_of
 from infra.settings import Settings
 from infra.watchdog import Watchdog
@@ -228,16 +228,27 @@ class Trader:
 def ensure_default_account(log: Log, settings: Settings, now_ms: int) -> bool:
     """Write the default paper account where `controls` has none of its name; whether it was written.
 
-    Trade without sign-up: this is the one account that exists by itself.
+    Trade without sign-up: this is the one account that exists by itself. Raises `BadSettings` where the settings name
+    another one than this log's: both would trade in one pocket, or open positions could not be sold.
     """
     paper = settings.paper
+    other: m.AccountSettings | None = None
     for record in inputs.read_to_end(log, [Slot("controls", 0)]):
         try:
             message = inputs.read(record)
         except BadMessage:
             continue
-        if isinstance(message, m.AccountSettings) and message.account == paper.account:
+        if not isinstance(message, m.AccountSettings):
+            continue
+        if (message.account, message.pocket) == (paper.account, paper.pocket):
             return False
+        if message.account == paper.account or message.pocket == paper.pocket:
+            other = message
+    if other is not None:
+        raise BadSettings(
+            f"`paper.account` and `paper.pocket` are {paper.account} and {paper.pocket}, but the log of this run folder"
+            f" knows {other.account} and {other.pocket}: set them back, or use another `home`."
+        )
     account = m.AccountSettings(
         account=paper.account,
         pocket=paper.pocket,
