@@ -3,6 +3,7 @@
 Verbs import what they need when they run, so that help answers at once.
 """
 
+import errno
 import importlib
 import inspect
 import json
@@ -705,9 +706,11 @@ def process(
     worker: Annotated[int, typer.Option(help="Which of several equal workers.")] = 0,
 ) -> None:
     """Run one process of the `Procfile` in the foreground until SIGTERM or SIGINT."""
-    from infra import logs as lines  # noqa: PLC0415 - help must answer at once
+    from infra import allocator  # noqa: PLC0415 - help must answer at once
+    from infra import logs as lines  # noqa: PLC0415 - same
     from infra.secrets import DECLARED, remove_secrets  # noqa: PLC0415 - same
 
+    allocator.settle(name)
     lines.set_up(name, stream=sys.stdout)
     os.environ["OBSERVATOR_WORKER"] = str(worker)
     remove_secrets(os.environ, DECLARED.get(name, ()))
@@ -883,6 +886,11 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None and error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        where = error.filename or "a file"
+        _fail(Stop(f"{where}: {error.strerror}. Look at its folder's permissions and room."), 1)
 
 
 def _fail(error: ObservatorError, code: int) -> None:

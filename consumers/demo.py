@@ -125,8 +125,8 @@ class Demo:
             self._until(self._kafka_answers, self.patience.kafka, "Kafka did not answer", "kafka")
         if self.stop.is_set():
             return
-        with self._phase(phases, "Creating the topics"), self.open_log() as log:
-            log.create_topics([TopicSpec(one.name, one.partitions, one.config) for one in TOPICS.values()])
+        with self._phase(phases, "Creating the topics"):
+            self._until(self._has_topics, self.patience.kafka, "Kafka did not take the topics", "kafka")
         self._reading = threading.Thread(target=self._read, name="watch", daemon=True)
         self._reading.start()
         with self._phase(phases, "Waiting for market data"):
@@ -136,6 +136,14 @@ class Demo:
                 self._until_progress(lambda: self.watch.live_append_ms is not None, phases, self._warmed_so_far)
             with self._phase(phases, "Waiting for the first live signal"):
                 self._until_progress(lambda: self._live_since_ms() is not None, phases, self._counts_so_far)
+
+    def _has_topics(self) -> bool:
+        try:
+            with self.open_log() as log:
+                log.create_topics([TopicSpec(one.name, one.partitions, one.config) for one in TOPICS.values()])
+        except Retry:
+            return False
+        return True
 
     def _up(self) -> None:
         self._is_ours = True  # from here on there may be processes to stop

@@ -57,6 +57,7 @@ class KafkaReader:
     def __init__(self, connection: Connection, starts: Mapping[Slot, int]) -> None:
         self._prefix = connection.prefix
         self._positions: dict[Slot, int] = dict(starts)
+        self._names: dict[str, str] = {}
         self._pending: ObservatorError | None = None
         self._connection = connection
         self._trouble_s = -TROUBLE_S
@@ -136,18 +137,23 @@ class KafkaReader:
     def _targets(self, slots: Iterable[Slot]) -> list[TopicPartition]:
         return [TopicPartition(self._prefix + slot.topic, slot.partition) for slot in map(self._must_hold, slots)]
 
-    def _records(self, messages: Sequence[Message]) -> list[Record]:
+    def _records(self, messages: Sequence[Any]) -> list[Record]:
+        """The messages as records; what they say otherwise is noted (topic, partition and offset they all have)."""
         records: list[Record] = []
-        cut = len(self._prefix)
+        names, positions, cut = self._names, self._positions, len(self._prefix)
         for message in messages:
             if (error := message.error()) is not None:
                 self._take_error(error, message)
                 continue
-            topic, partition, offset = _coordinates(message)
-            key = (message.key() or b"").decode("utf-8", "replace")
-            record = Record(topic[cut:], partition, offset, message.timestamp()[1], key, message.value() or b"")
+            full_name, key = message.topic(), message.key()
+            name = names.get(full_name)
+            if name is None:
+                name = names[full_name] = full_name[cut:]
+            offset = message.offset()
+            text = key.decode("utf-8", "replace") if key else ""
+            record = Record(name, message.partition(), offset, message.timestamp()[1], text, message.value() or b"")
             records.append(record)
-            self._positions[record.slot] = offset + 1
+            positions[record.slot] = offset + 1
         return records
 
     def _on_fenced(self, fenced: Fenced) -> None:

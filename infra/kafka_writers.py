@@ -38,6 +38,7 @@ class _Producer:
             "enable.idempotence": True,
             "acks": "all",
             "compression.type": "zstd",
+            "compression.level": 1,
             "partitioner": "murmur2_random",
             "queue.buffering.max.messages": 500_000,
             "queue.buffering.max.kbytes": 262_144,
@@ -55,21 +56,29 @@ class _Producer:
 
     def produce(self, topic: str, key: str, value: bytes, partition: int | None) -> None:
         """Queue one record; raises `DeliveryFailed` when the queue stays full, and what failed before."""
-        self.raise_failures()
+        if self._failures or self.fatal is not None:
+            self.raise_failures()
         name = self._names.get(topic) or self._full_name(topic)
+        number = -1 if partition is None else partition
+        try:
+            self.handle.produce(name, value, key, number)
+        except BufferError:
+            self._produce_when_there_is_room(name, value, key, number)
+        self._unpolled += 1
+        if self._unpolled >= POLL_EVERY:
+            self._unpolled = 0
+            self.handle.poll(0)
+
+    def _produce_when_there_is_room(self, name: str, value: bytes, key: str, partition: int) -> None:
         for _ in range(FULL_QUEUE_TRIES):
+            self.handle.poll(0.1)
+            self.raise_failures()
             try:
-                self.handle.produce(name, value, key, -1 if partition is None else partition)
+                self.handle.produce(name, value, key, partition)
             except BufferError:
-                self.handle.poll(0.1)
-                self.raise_failures()
-            else:
-                self._unpolled += 1
-                if self._unpolled >= POLL_EVERY:
-                    self._unpolled = 0
-                    self.handle.poll(0)
-                return
-        raise DeliveryFailed(f"the publisher's queue stayed full for {FULL_QUEUE_TRIES / 10:.0f} s at topic {topic!r}")
+                continue
+            return
+        raise DeliveryFailed(f"the publisher's queue stayed full for {FULL_QUEUE_TRIES / 10:.0f} s at topic {name!r}")
 
     def flush(self, timeout_s: float) -> None:
         """Wait for all acknowledgements."""

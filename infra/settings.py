@@ -16,6 +16,8 @@ Port = Annotated[int, Field(ge=0, le=65535)]
 Number = Annotated[str, Field(pattern=r"^\d{1,15}(\.\d{1,8})?$")]
 """Money and per cent: a decimal number as text, because it becomes a `Decimal`."""
 SignedNumber = Annotated[str, Field(pattern=r"^-?\d{1,15}(\.\d{1,8})?$")]
+AccountName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""Of an account or a pocket; it names files, and `*` stands for all accounts."""
 MarketCode = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,10}-[A-Z0-9]{1,20}$")]
 
 OffsetRange = Annotated[str, Field(pattern=r"^(orderbooks|trades)/\d{1,4}:\d{1,18}-\d{1,18}$")]
@@ -158,8 +160,8 @@ class SandboxSettings(_Part):
 class PaperSettings(_Part):
     """The account that exists by default."""
 
-    account: str = "paper"
-    pocket: str = "paper-main"
+    account: AccountName = "paper"
+    pocket: AccountName = "paper-main"
     cash: Number = "10000000"
     budget: Number = "1000000"
     entry_funds: Number = "6000"

@@ -63,18 +63,22 @@ class FeatureStage:
 
         May be called again with the same record after a `Retry`: rows made before it are owed, and come with the rest.
         """
-        owed = self._owed.setdefault(record.partition, [])
+        slot = record.slot
+        owed = self._owed.get(record.partition)
+        if not owed and self._next.get(slot) == record.offset:
+            return self._fold(record, slot)
+        if owed is None:
+            owed = self._owed[record.partition] = []
         if record.partition not in self._stages:
             self._restore(record.partition, owed)
-        slot = record.slot
         expected = self._next[slot]
         if record.offset < expected:
             self.skipped += 1
         else:
             if record.offset > expected:
                 for missed in read_range(self._log, {slot: expected}, {slot: record.offset}):
-                    owed += self._fold(missed)
-            owed += self._fold(record)
+                    owed += self._fold(missed, missed.slot)
+            owed += self._fold(record, slot)
         self._owed[record.partition] = []
         return owed
 
@@ -100,10 +104,10 @@ class FeatureStage:
         for slot, offset in committed.items():
             if offset > self._next[slot]:
                 for missed in read_range(self._log, {slot: self._next[slot]}, {slot: offset}):
-                    owed += self._fold(missed)
+                    owed += self._fold(missed, missed.slot)
 
-    def _fold(self, record: Record) -> list[Features]:
-        self._next[record.slot] = record.offset + 1
+    def _fold(self, record: Record, slot: Slot) -> list[Features]:
+        self._next[slot] = record.offset + 1
         try:
             message = topics.decode(record.topic, record.value)
         except msgspec.DecodeError as error:

@@ -7,6 +7,7 @@ object and no log. A restart goes through `streams.restart`.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -215,5 +216,7 @@ def row_of(features: Features) -> kernels.Floats:
 
 
 def _nullable(numbers: kernels.Floats) -> list[float | None]:
-    values: list[float] = numbers.tolist()
+    values: list[Any] = numbers.tolist()
+    if not math.isnan(sum(values)):
+        return values
     return [None if math.isnan(value) else value for value in values]

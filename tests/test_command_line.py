@@ -270,6 +270,27 @@ def test_up_status_down(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert (code, out.startswith("Stopped")) == (0, True)
 
 
+def test_a_folder_that_cannot_be_made_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, err = run("--home", str(tmp_path / "file" / "home"), "up")
+    assert (code, out) == (1, "")
+    assert str(tmp_path / "file") in err
+    assert "Traceback" not in err
+
+
+def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        with Path("/dev/full").open("w") as file:
+            file.write("x")
+
+    monkeypatch.setattr(observator, "app", full)
+    with pytest.raises(SystemExit, match="1"):
+        observator.main()
+    told = capsys.readouterr().err
+    assert told.startswith("observator: ")
+    assert "No space left" in told
+
+
 def test_another_feed_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     settings = Settings.model_validate({"home": tmp_path, "feed": {"kind": "upbit"}})
     refuse_another_feed(settings)

@@ -78,6 +78,41 @@ def test_late_ahead_duplicate_and_back_filled_records_never_enter():
     }  # fmt: skip
 
 
+def wide(at, levels, sizes=None):
+    """A book of so many levels a side, and `sizes` of the bids' sizes."""
+    steps = [float(i) for i in range(levels)]
+    return msgspec.structs.replace(
+        book(at),
+        bid_prices=[100.0 - step for step in steps],
+        bid_sizes=[1.0] * (levels if sizes is None else sizes),
+        ask_prices=[101.0 + step for step in steps],
+        ask_sizes=[2.0] * levels,
+    )
+
+
+def test_the_book_before_leaves_nothing_behind_whatever_its_size():
+    _, alone = fold(
+        *both(beat(0, 0)), ("orderbooks", wide(1010, 3)), ("orderbooks", beat(2000, 1)), ("trades", beat(2000, 0))
+    )
+    _, rows = fold(
+        *both(beat(0, 0)), ("orderbooks", wide(10, 90)), ("orderbooks", wide(1010, 3)), ("orderbooks", beat(2000, 2)),
+        ("trades", beat(2000, 0)),
+    )  # fmt: skip
+    assert (rows[1].levels, rows[1].accumulators) == (alone[1].levels, alone[1].accumulators)
+    assert rows[0].n_books == rows[1].n_books == 1
+
+
+def test_a_book_that_lacks_a_size_is_counted_away():
+    stage, rows = fold(
+        *both(beat(0, 0)),
+        ("orderbooks", wide(10, 3, sizes=2)),
+        ("orderbooks", beat(1000, 1)),
+        ("trades", beat(1000, 0)),
+    )
+    assert rows[0].n_books == 0
+    assert stage.counts()["orderbooks book without a size to each price"] == 1
+
+
 def test_a_declared_hole_ends_the_run_and_gives_no_row():
     hole = Hole(
         exchange="upbit", source="s", session=1, from_ms=1500, to_ms=2500, markets=[M], reason="reconnect"

@@ -114,7 +114,7 @@ class Lane:
                 del self._busy[task.pocket]
             for entry in self._aside.pop(task.pocket, ()):
                 heapq.heappush(self._heap, entry)
-            self._ready.notify()
+            self._ready.notify_all()
 
     def _wait_s(self) -> float | None:
         if not self._heap:

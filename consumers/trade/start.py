@@ -10,7 +10,7 @@ from pathlib import Path
 
 from consumers.trade import inputs
 from consumers.trade.state import Parameters
-from infra.errors import BadMessage
+from infra.errors import BadMessage, BadSettings
 from infra.log import Log, Slot
 from infra.manifest import as_fields, make_manifest
 from infra.settings import Settings
@@ -71,16 +71,27 @@ def clock_of(settings: Settings) -> MarketClock:
 def ensure_default_account(log: Log, settings: Settings, now_ms: int) -> bool:
     """Write the default paper account where `controls` has none of its name; whether it was written.
 
-    Trade without sign-up: this is the one account that exists by itself.
+    Trade without sign-up: this is the one account that exists by itself. Raises `BadSettings` where the settings name
+    another one than this log's: both would trade in one pocket, or open positions could not be sold.
     """
     paper = settings.paper
+    other: m.AccountSettings | None = None
     for record in inputs.read_to_end(log, [Slot("controls", 0)]):
         try:
             message = inputs.read(record)
         except BadMessage:
             continue
-        if isinstance(message, m.AccountSettings) and message.account == paper.account:
+        if not isinstance(message, m.AccountSettings):
+            continue
+        if (message.account, message.pocket) == (paper.account, paper.pocket):
             return False
+        if message.account == paper.account or message.pocket == paper.pocket:
+            other = message
+    if other is not None:
+        raise BadSettings(
+            f"`paper.account` and `paper.pocket` are {paper.account} and {paper.pocket}, but the log of this run folder"
+            f" knows {other.account} and {other.pocket}: set them back, or use another `home`."
+        )
     account = m.AccountSettings(
         account=paper.account,
         pocket=paper.pocket,

@@ -12,6 +12,7 @@ from consumers.verify.processes import Children, create_all_topics, insist, own_
 from infra.configuration import save
 from infra.kafka import KafkaLog
 from infra.log import Slot, slots_of
+from infra.own_memory import own_memory_mb
 from infra.servers.kafka import KafkaServer
 from infra.servers.ports import port_of
 from infra.settings import Settings
@@ -55,8 +56,8 @@ class Deployment:
         return float(times.user + times.system)
 
     def own_memory_mb(self, name: str) -> float:
-        """Memory that would be freed if the process ended now (unique set size)."""
-        return float(self.children.process(name).memory_full_info().uss) / 2**20
+        """Memory that would be freed if the process ended now."""
+        return own_memory_mb(self.children.process(name))
 
 
 @contextmanager

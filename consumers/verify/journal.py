@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.progress import track
 
 from consumers.execute.verify_stage import Sandbox
-from consumers.verify.journal_clients import Client
+from consumers.verify.journal_clients import TIMEOUT_S, Client
 from consumers.verify.told import Told
 from infra.figures import result_of
 
@@ -231,7 +231,7 @@ def _is_same_or_later(row: dict[str, Any], fills: set[str], told: Told) -> bool:
 def _ticks(sandbox: Sandbox) -> dict[str, Decimal]:
     markets = ",".join(sorted(sandbox.prices))
     address = f"{sandbox.url}/v1/orderbook/instruments?markets={markets}"
-    with urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310 - an address on this machine
+    with urllib.request.urlopen(address, timeout=TIMEOUT_S) as answer:  # noqa: S310 - an address on this machine
         return {row["market"]: Decimal(row["tick_size"]) for row in json.loads(answer.read())}
 
 

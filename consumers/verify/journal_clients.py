@@ -20,7 +20,8 @@ from consumers.verify.told import Told
 from infra.upbit.signing import query_of, sign
 from infra.upbit.wire import plain
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 30.0
+"""A busy machine may let an answer wait; a killed exchange ends the connection at once."""
 PAUSE_S = 0.04
 ORDER_PAUSE_S = 0.1
 """Between two calls of the order group: ten a second, the exchange allows twelve."""

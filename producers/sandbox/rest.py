@@ -6,13 +6,14 @@ and inside it the one that `limited_by_address` makes. A malformed request gets 
 """
 
 import asyncio
+import hashlib
 import json
 import logging
 import math
 import os
 import signal
 import time
-from collections import OrderedDict
+from collections import deque
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -108,19 +109,22 @@ def limited_by_address(limits: Limits) -> Middleware:
 
 
 class Nonces:
-    """Remembers the newest nonces of every key."""
+    """Remembers the newest nonces of every key, by their hash: what a client sends may be long."""
 
     def __init__(self, most: int) -> None:
-        self._most = most
-        self._seen: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._seen: set[bytes] = set()
+        self._newest: deque[bytes] = deque(maxlen=most)
 
     def is_new(self, access_key: str, nonce: str) -> bool:
         """Whether it was not used before; it is from now on."""
-        if (access_key, nonce) in self._seen:
+        named = json.dumps([access_key, nonce]).encode()
+        digest = hashlib.blake2b(named, digest_size=16).digest()
+        if digest in self._seen:
             return False
-        self._seen[access_key, nonce] = None
-        if len(self._seen) > self._most:
-            self._seen.popitem(last=False)
+        if len(self._newest) == self._newest.maxlen:
+            self._seen.discard(self._newest[0])
+        self._newest.append(digest)
+        self._seen.add(digest)
         return True
 
 

@@ -4,21 +4,19 @@ Called by tests only.
 """
 
 import asyncio
-import json
 import threading
-import urllib.request
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import uvloop
 
-from producers.sandbox.configuration import Configuration, keep_secret
+from producers.sandbox.configuration import Configuration
+from producers.sandbox.control_client import ControlClient
 from producers.sandbox.server import Sandbox
 
 
-class SandboxThread:
+class SandboxThread(ControlClient):
     """`with SandboxThread(home, kind="synthetic", ...) as sandbox:`; the arguments are those of `Configuration`."""
 
     def __init__(self, home: Path, **values: Any) -> None:
@@ -67,14 +65,9 @@ class SandboxThread:
         return self.sandbox.port
 
     @property
-    def url(self) -> str:
-        """Base address of REST, without `/v1`."""
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def ws_url(self) -> str:
-        """The public websocket; `/private` behind it is the other one."""
-        return f"ws://127.0.0.1:{self.port}/websocket/v1"
+    def secrets_path(self) -> Path:
+        """Folder of its secrets."""
+        return self.configuration.secrets_path
 
     @property
     def access_key(self) -> str:
@@ -84,32 +77,4 @@ class SandboxThread:
     @property
     def secret_key(self) -> str:
         """Of the account that exists by default."""
-        return keep_secret(self.configuration.secrets_path, self.configuration.access_key)
-
-    def status(self) -> dict[str, Any]:
-        """`/sandbox/status`."""
-        return dict(self.control("GET", "/sandbox/status"))
-
-    def truth(self) -> list[dict[str, Any]]:
-        """Every order ever accepted, in order."""
-        return list(self.control("GET", "/sandbox/truth")["orders"])
-
-    def fault(self, name: str, **values: Any) -> None:
-        """Switch a fault on; see `faults`."""
-        self.control("POST", "/sandbox/faults", {"name": name, **values})
-
-    def clear_faults(self) -> None:
-        """Switch all faults off."""
-        self.control("DELETE", "/sandbox/faults")
-
-    def control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One call of the control interface."""
-        token = keep_secret(self.configuration.secrets_path, "sandbox-control")
-        request = urllib.request.Request(  # noqa: S310 - our own address
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - our own address
-            return json.loads(answer.read())
+        return self.secret(self.access_key)

@@ -1,13 +1,14 @@
 """One websocket connection to Upbit's public stream, on websocket-client. Used by the feed and by the recorder.
 
 Reads the socket in large pieces, so that a burst costs one system call and each frame carries the time at which its
-bytes came in. Never interprets a frame. Every failure is `ExchangeUnavailable`.
+bytes were read. Never interprets a frame. Every failure is `ExchangeUnavailable`.
 """
 
 import contextlib
 import json
 import select
 import socket
+import ssl
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -20,6 +21,11 @@ from infra.errors import ExchangeUnavailable
 CHUNK_BYTES = 262_144
 GATHER_S = 0.01
 """Frames may wait this long for company: to wake for each one costs half as much again as the work on it."""
+GATHER_MANY_S = 0.025
+"""So long where many come: among them the newest is a moment old all the same, and only its age delays a bin's end."""
+MANY_BYTES = 20_000
+BURST_BYTES = CHUNK_BYTES // 2
+"""After so large a piece nothing is waited for: the other side has more than we take."""
 PARTIAL_TIMEOUT_S = 0.05
 CONNECT_TIMEOUT_S = 5.0
 _DATA = (websocket.ABNF.OPCODE_TEXT, websocket.ABNF.OPCODE_BINARY)
@@ -36,23 +42,23 @@ class _BufferedSocket:
 
     def __init__(self, plain: socket.socket) -> None:
         self._socket = plain
+        self._is_tls = isinstance(plain, ssl.SSLSocket)
         self._poll = select.poll()
         self._poll.register(plain, select.POLLIN)
         self._data = b""
         self._at = 0
+        self.gather_s = GATHER_S
+        """How long the next bytes may wait for company, by how many came last."""
         self.now_ns = time.monotonic_ns()
         self.wall_ns = time.time_ns()
 
     def fill(self, timeout_s: float) -> bool:
         """Read what is there, now or within the time; False where nothing came. Raises `OSError`, `EOFError`."""
-        if timeout_s > GATHER_S:
-            time.sleep(GATHER_S)
-            timeout_s -= GATHER_S
-        pending = getattr(self._socket, "pending", None)  # TLS keeps decrypted bytes that poll does not see
-        if not (pending is not None and pending()) and not self._poll.poll(max(0.0, timeout_s) * 1000):
-            return False
-        self._read()
-        return True
+        if timeout_s > self.gather_s > 0.0:
+            time.sleep(self.gather_s)
+            timeout_s -= self.gather_s
+        is_decrypted = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()  # poll does not see that
+        return bool(is_decrypted or self._poll.poll(max(0.0, timeout_s) * 1000)) and self._read()
 
     def data_frame(self) -> bytes | None:
         """The payload of the next frame where it is whole, unfragmented data; else None and nothing is taken."""
@@ -78,21 +84,36 @@ class _BufferedSocket:
         """At most `size` bytes, as websocket-client asks for them; none at the end of the stream."""
         if self._at >= len(self._data):
             try:
-                self._read()
+                if not self._read():
+                    raise TimeoutError("the rest of a TLS record is on its way")
             except EOFError:
                 return b""
         start = self._at
         self._at = start + size
         return self._data[start : self._at]
 
-    def _read(self) -> None:
-        chunk = self._socket.recv(CHUNK_BYTES)
-        if not chunk:
+    def _read(self) -> bool:
+        """Take what is there; False where it is but a part of a TLS record. Raises `OSError`, `EOFError`."""
+        pieces: list[bytes] = []
+        size = 0
+        try:
+            while size < CHUNK_BYTES and (not pieces or (self._is_tls and self._poll.poll(0))):
+                piece = self._socket.recv(CHUNK_BYTES)  # TLS gives one record at a time, however much is there
+                if not piece:
+                    break
+                pieces.append(piece)
+                size += len(piece)
+        except TimeoutError:
+            if not pieces:
+                return False
+        if not pieces:
             raise EOFError("the other side closed")
-        self._data = self._data[self._at :] + chunk
+        self.gather_s = GATHER_S if size < MANY_BYTES else GATHER_MANY_S if size < BURST_BYTES else 0.0
+        self._data = b"".join((self._data[self._at :], *pieces))
         self._at = 0
         self.now_ns = time.monotonic_ns()
         self.wall_ns = time.time_ns()
+        return True
 
     def send(self, data: bytes) -> int:
         """Send."""

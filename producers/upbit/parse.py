@@ -34,7 +34,7 @@ and one trade:
 Others that we know: `{"status":"UP"}` after a text PING, `{"error":{"name":...,"message":...}}`.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -72,18 +72,21 @@ class Unusable(NamedTuple):
 Parsed = OrderBook | Trade | Status | ExchangeError | Unusable
 
 
+_Size = Annotated[float, msgspec.Meta(ge=0.0)]
+
+
 class _Level(msgspec.Struct, gc=False):
     ap: float
     bp: float
-    ask: float = msgspec.field(name="as")
-    bs: float
+    ask: _Size = msgspec.field(name="as")
+    bs: _Size
 
 
 class _LongLevel(msgspec.Struct, gc=False):
     ap: float = msgspec.field(name="ask_price")
     bp: float = msgspec.field(name="bid_price")
-    ask: float = msgspec.field(name="ask_size")
-    bs: float = msgspec.field(name="bid_size")
+    ask: _Size = msgspec.field(name="ask_size")
+    bs: _Size = msgspec.field(name="bid_size")
 
 
 class _Book(msgspec.Struct, gc=False, tag_field="ty", tag="orderbook"):
@@ -191,15 +194,20 @@ class Parser:
         units = wire.obu
         if len(units) > MOST_LEVELS:
             raise BadMessage(f"{len(units)} levels: the exchange sends 30")
-        bids = [unit.bp for unit in units]
-        asks = [unit.ap for unit in units]
-        bid_sizes = [unit.bs for unit in units]
-        ask_sizes = [unit.ask for unit in units]
+        bids: list[float] = []
+        asks: list[float] = []
+        bid_sizes: list[float] = []
+        ask_sizes: list[float] = []
+        for unit in units:  # once over them: four comprehensions take a tenth longer
+            bids.append(unit.bp)
+            asks.append(unit.ap)
+            bid_sizes.append(unit.bs)
+            ask_sizes.append(unit.ask)
         if units and (bids[-1] == 0.0 or asks[-1] == 0.0):
             _cut(bids, bid_sizes)
             _cut(asks, ask_sizes)
-        _check_side(bids, bid_sizes, "bid", is_descending=True)
-        _check_side(asks, ask_sizes, "ask", is_descending=False)
+        _check_side(bids, "bid", is_descending=True)
+        _check_side(asks, "ask", is_descending=False)
         if bids and asks and bids[0] >= asks[0]:
             raise BadMessage(f"crossed book: best bid {bids[0]} is not below best ask {asks[0]}")
         return OrderBook(
@@ -242,8 +250,8 @@ def _cut(prices: list[float], sizes: list[float]) -> None:
         sizes.pop()
 
 
-def _check_side(prices: list[float], sizes: list[float], name: str, *, is_descending: bool) -> None:
-    """Best first, prices above zero, sizes not below; finite they are, msgspec refuses others."""
+def _check_side(prices: list[float], name: str, *, is_descending: bool) -> None:
+    """Best first, prices above zero; sizes below zero, and what is not finite, msgspec has refused."""
     if not prices:
         return
     if prices != sorted(prices, reverse=is_descending):
@@ -251,8 +259,6 @@ def _check_side(prices: list[float], sizes: list[float], name: str, *, is_descen
     lowest = prices[-1] if is_descending else prices[0]
     if lowest <= 0.0:
         raise BadMessage(f"{name} price {lowest} cannot be")
-    if min(sizes) < 0.0:
-        raise BadMessage(f"a {name} size is negative")
 
 
 def _market(code: str) -> str:
@@ -277,4 +283,5 @@ def _reason(raw: bytes, error: msgspec.ValidationError) -> str:
     kind = head.ty or head.type
     if kind is not None and kind not in _KNOWN:
         return f"unknown type {kind[:40]}"
-    return f"wrong form: {error}"
+    is_negative = str(error).startswith("Expected `float` >= 0.0")
+    return f"a negative size: {error}" if is_negative else f"wrong form: {error}"

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.request import Request, urlopen
 
 import uvloop
@@ -17,6 +17,7 @@ import websocket
 from infra.figures import result_of, slope_of
 from infra.upbit.signing import sign
 from producers.verify.fuzz_frames import HANG_S, FrameFuzzer
+from producers.verify.fuzz_orders import kept_per_order
 from producers.verify.fuzz_rest import RestFuzzer
 from producers.verify.sandbox_process import SandboxProcess, running_sandbox
 
@@ -30,9 +31,19 @@ LONGEST_WAIT_S = 10.0
 NONCES = 2_000
 """So that the memory for them, which has a bound, is full before memory is judged."""
 MB_PER_10_000 = 1.0
-"""Largest upper bound of the memory's slope over what was sent, in the second half of either part."""
+"""Largest upper bound of the memory's slope over what was sent, in the second half of either part; the part of it that
+is kept of accepted orders is measured apart and left out."""
+ORDERS = 2_000
 _EVERY_S = 0.5
 _ACCOUNT = "fuzz"
+
+
+class _Sample(NamedTuple):
+    """Tens of thousands sent so far, MB then, orders accepted by then."""
+
+    sent: float
+    megabytes: float
+    accepted: int
 
 
 class Healthy(threading.Thread):
@@ -80,14 +91,20 @@ def verify_fuzz(*, quick: bool = False) -> dict[str, object]:
     """Requests first, then frames; each beside a healthy client."""
     requests_count, frames_count = (800, 1_500) if quick else (REQUESTS, FRAMES)
     with running_sandbox(
-        plan={"market_count": 10, "books_per_second": 5.0}, warmup_seconds=0, is_limited=False
+        plan={"market_count": 10, "books_per_second": 5.0}, warmup_seconds=0, is_limited=False, nonces=NONCES
     ) as sandbox:
         secret = sandbox.open_account(_ACCOUNT, {"KRW": "1000000000", "XRP": "1000000"})
         rest = RestFuzzer(sandbox, _ACCOUNT, secret, SEED)
         frames = FrameFuzzer(sandbox, _ACCOUNT, secret, SEED)
         lines = 20 if quick else LINES
-        figures = _run("requests", rest, sandbox, secret, rest.run(requests_count, LANES))
-        figures |= _run("frames", frames, sandbox, secret, frames.run(frames_count, lines))
+        figures: dict[str, float] = {}
+        samples: dict[str, list[_Sample]] = {"requests": [], "frames": []}
+        figures |= _run("requests", rest, sandbox, secret, rest.run(requests_count, LANES), samples["requests"])
+        figures |= _run("frames", frames, sandbox, secret, frames.run(frames_count, lines), samples["frames"])
+        # last, because lists of so many orders take megabytes for a moment each time that they are asked for
+        figures |= _of_orders(sandbox, secret, ORDERS // 10 if quick else ORDERS)
+        for part, taken in samples.items():
+            figures |= _growth(part, taken, figures["bytes kept per accepted order"])
         figures |= _of_rest(rest) | _of_frames(frames)
         figures |= {
             "internal errors: statuses of 500 and more": rest.internal,
@@ -114,10 +131,14 @@ def verify_fuzz(*, quick: bool = False) -> dict[str, object]:
 
 
 def _run(
-    part: str, fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, secret: str, work: Coroutine[Any, Any, None]
+    part: str,
+    fuzzer: RestFuzzer | FrameFuzzer,
+    sandbox: SandboxProcess,
+    secret: str,
+    work: Coroutine[Any, Any, None],
+    samples: list[_Sample],
 ) -> dict[str, float]:
     """Run one part with memory sampled and a healthy client beside it."""
-    samples: list[tuple[float, float]] = []
     healthy = Healthy(sandbox, secret)
     healthy.start()
     started = time.monotonic()
@@ -125,8 +146,6 @@ def _run(
         uvloop.run(work)
     elapsed = time.monotonic() - started
     healthy.close()
-    later = [point for point in samples if point[0] >= samples[-1][0] / 2]  # caches fill at first
-    slope, error = slope_of(later)
     return {
         f"{part}: sent": fuzzer.sent,
         f"{part}: seconds": round(elapsed, 1),
@@ -134,22 +153,38 @@ def _run(
         f"{part}: longest wait of the healthy client, s": round(healthy.longest_s, 3),
         f"hangs: healthy client cut off, {part}": int(healthy.error is not None or healthy.is_alive()),
         f"{part}: MB at the end": round(sandbox.own_memory_mb(), 1),
+    }
+
+
+def _growth(part: str, samples: list[_Sample], order_bytes: float) -> dict[str, float]:
+    """Slope of the memory over what was sent, in the second half (caches fill at first), less what orders take."""
+    order_mb = max(0.0, order_bytes) / 2**20
+    later = [one for one in samples if one.sent >= samples[-1].sent / 2]
+    slope, error = slope_of([(one.sent, one.megabytes - one.accepted * order_mb) for one in later])
+    return {
         f"{part}: MB per 10,000": round(slope, 3),
         f"{part}: MB per 10,000, lower": round(slope - 1.96 * error, 3),
         f"{part}: MB per 10,000, upper": round(slope + 1.96 * error, 3),
     }
 
 
+def _of_orders(sandbox: SandboxProcess, secret: str, count: int) -> dict[str, float]:
+    accepted, order_bytes = uvloop.run(kept_per_order(sandbox, _ACCOUNT, secret, count, LANES))
+    return {"orders accepted": accepted, "bytes kept per accepted order": round(order_bytes)}
+
+
 @contextmanager
-def _sampled(
-    fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, samples: list[tuple[float, float]]
-) -> Iterator[None]:
+def _sampled(fuzzer: RestFuzzer | FrameFuzzer, sandbox: SandboxProcess, samples: list[_Sample]) -> Iterator[None]:
     """Take tens of thousands sent and MB every now and then, until left."""
     stop = threading.Event()
 
+    def take() -> None:
+        accepted = fuzzer.accepted if isinstance(fuzzer, RestFuzzer) else 0
+        samples.append(_Sample(fuzzer.sent / 1e4, sandbox.own_memory_mb(), accepted))
+
     def sample() -> None:
         while not stop.wait(_EVERY_S):
-            samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb()))
+            take()
 
     thread = threading.Thread(target=sample, daemon=True)
     thread.start()
@@ -158,13 +193,14 @@ def _sampled(
     finally:
         stop.set()
         thread.join()
-        samples.append((fuzzer.sent / 1e4, sandbox.own_memory_mb()))
+        take()
 
 
 def _of_rest(rest: RestFuzzer) -> dict[str, float]:
     found: dict[str, float] = {
         "requests: routes": rest.routes,
         "requests: routes reached": len(rest.reached),
+        "requests: orders accepted": rest.accepted,
         "requests: routes that carried one out": len(rest.carried_out),
     }
     return found | {f"requests: answered {status}": rest.statuses[status] for status in sorted(rest.statuses)}

@@ -21,8 +21,11 @@ from producers.verify.sandbox_process import SandboxProcess
 
 HANG_S = 30.0
 _EXAMPLES = 5
+_EXAMPLE_LENGTH = 1_000
+BAD_REQUEST = 400
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
 _TYPES = ("application/json", "application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", "x")
+_MAKES_ORDERS = ("/v1/orders", "/v1/orders/cancel_and_new")
 _VARIES = re.compile(r"\{[^}]*\}")
 
 LIMIT = {"market": "KRW-XRP", "side": "bid", "ord_type": "limit", "price": "2000", "volume": "5"}
@@ -115,6 +118,8 @@ class RestFuzzer:
         self.statuses: Counter[int] = Counter()
         self.carried_out: set[tuple[str, str]] = set()
         self.reached: set[tuple[str, str]] = set()
+        self.accepted = 0
+        """Orders; the sandbox keeps them."""
         self.internal = 0
         self.hangs = 0
         self.unanswered = 0
@@ -207,6 +212,13 @@ class RestFuzzer:
             except TimeoutError:
                 self.hangs += 1
                 self._note("no answer", drawn)
+            except aiohttp.ClientResponseError as error:
+                # A line that is too long is refused before its method is known: to HEAD too with a body, which is an
+                # answer all the same, though the client will not have it.
+                if drawn.method != "HEAD" or error.status != BAD_REQUEST:
+                    self.unanswered += 1
+                    self._note(f"{type(error).__name__}: {error}", drawn)
+                self.statuses[error.status] += 1
             except aiohttp.ClientError as error:
                 self.unanswered += 1
                 self._note(f"{type(error).__name__}: {error}", drawn)
@@ -224,12 +236,14 @@ class RestFuzzer:
             self._note(f"{answer.status} {text[:200]}", drawn)
         if answer.status < 300 and drawn.method == drawn.route[0]:
             self.carried_out.add(drawn.route)
+        if answer.status < 300 and drawn.method == "POST" and drawn.route[1] in _MAKES_ORDERS:
+            self.accepted += 1
         if answer.status == 201 and '"uuid":"' in text:
             self._uuids.append(text.split('"uuid":"', 1)[1].split('"', 1)[0])
 
     def _note(self, what: str, drawn: Drawn) -> None:
         if len(self.examples) < _EXAMPLES:
-            self.examples.append(f"{what} <- {drawn}")
+            self.examples.append(f"{what} <- {drawn}"[:_EXAMPLE_LENGTH])
 
 
 def _text(value: Any) -> str:

@@ -8,17 +8,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
 
 import psutil
 import uvloop
 
-from infra import logs
-from producers.sandbox.configuration import Configuration, keep_secret
+from infra import allocator, logs
+from infra.own_memory import own_memory_mb
+from producers.sandbox.configuration import Configuration
+from producers.sandbox.control_client import ControlClient
 from producers.sandbox.server import Sandbox
 from producers.sandbox.synthetic import Plan
 
@@ -26,36 +27,32 @@ _START_S = 300.0
 _SUBSCRIBER = Path(__file__).with_name("subscriber.py")
 
 
-class SandboxProcess:
+class SandboxProcess(ControlClient):
     """A running child."""
 
     def __init__(self, home: Path, child: "subprocess.Popen[bytes]") -> None:
         self.home = home
         self.child = child
         described = _described(home, child)
-        self.port = int(described["port"])
+        self._port = int(described["port"])
         self.routes = [(str(method), str(path)) for method, path in described["routes"]]
         """Method and path of everything that the server mounts, parts that vary in braces."""
         self._process = psutil.Process(child.pid)
 
     @property
-    def url(self) -> str:
-        """Base address of REST."""
-        return f"http://127.0.0.1:{self.port}"
+    def port(self) -> int:
+        """Where it listens."""
+        return self._port
 
     @property
-    def ws_url(self) -> str:
-        """The public websocket; `/private` behind it is the other one."""
-        return f"ws://127.0.0.1:{self.port}/websocket/v1"
+    def secrets_path(self) -> Path:
+        """Folder of its secrets."""
+        return self.home / "run" / "secrets"
 
     @property
     def log(self) -> str:
         """What it said so far."""
         return (self.home / "sandbox.log").read_text(errors="replace")
-
-    def secret(self, name: str) -> str:
-        """Secret of an account, or the control token."""
-        return keep_secret(self.home / "run" / "secrets", name)
 
     def cpu_seconds(self) -> float:
         """User plus system time so far."""
@@ -63,24 +60,8 @@ class SandboxProcess:
         return float(times.user + times.system)
 
     def own_memory_mb(self) -> float:
-        """Memory that would be freed if it ended now (unique set size)."""
-        return float(self._process.memory_full_info().uss) / 2**20
-
-    def open_account(self, access_key: str, balances: Mapping[str, str]) -> str:
-        """Make an account through the control interface; gives its secret."""
-        made = self.control("POST", "/sandbox/accounts", {"access_key": access_key, "balances": dict(balances)})
-        return str(made["secret_key"])
-
-    def control(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """One call of the control interface."""
-        request = Request(  # noqa: S310 - our own address
-            self.url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self.secret('sandbox-control')}", "Content-Type": "application/json"},
-        )
-        with urlopen(request, timeout=30) as answer:  # noqa: S310 - our own address
-            return json.loads(answer.read())
+        """Memory that would be freed if it ended now."""
+        return own_memory_mb(self._process)
 
 
 class Subscriber:
@@ -148,6 +129,7 @@ def main() -> None:
     """Be the child."""
     home = Path(sys.argv[1])
     values = json.loads((home / "described.json").read_text())
+    allocator.settle("sandbox")
     values["plan"] = Plan(**values.get("plan", {}))
     logs.set_up("sandbox", level="INFO", is_json=False)
 

@@ -5,8 +5,11 @@ function of one topic-partition alone: lateness is judged against the heartbeats
 the result does not depend on how the two topics interleave. Bins are counted from the epoch (`event_ms // grid_ms`).
 """
 
+import struct
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 
@@ -18,6 +21,12 @@ AHEAD = 8
 
 UNKNOWN = -1
 """Stands for the next bin of a market that no session has spoken for."""
+
+
+@cache
+def _packer(numbers: int) -> Callable[..., None]:
+    """Writes so many numbers into an array: in half the time in which numpy makes a new one of a list."""
+    return struct.Struct(f"{numbers}d").pack_into
 
 
 @dataclass(slots=True)
@@ -73,6 +82,7 @@ class HalfBins:
         self._floor: dict[str, tuple[int, str]] = {}
         self.halves: dict[str, Half] = {}
         self.counts: Counter[str] = Counter()
+        self._flat = np.zeros(256)
 
     def expect_owner(self, market: str, session: int, source: str) -> None:
         """Tell who owned a market before the first record given; older sessions do not get it."""
@@ -83,12 +93,19 @@ class HalfBins:
         bin_ = self._bin_for(book, book.exchange_ms)
         if bin_ is None:
             return
-        bids, asks = len(book.bid_prices), len(book.ask_prices)
-        flat = np.array(book.bid_prices + book.bid_sizes + book.ask_prices + book.ask_sizes, dtype=np.float64)
         if bin_.row[kernels.N_BOOKS] > 0.0 and book.exchange_ms < bin_.row[kernels.BOOK_MS]:
             self.counts["book out of order"] += 1
             return
-        kernels.apply_book(bin_.row, flat, bids, asks, float(book.exchange_ms))
+        bids, asks = len(book.bid_prices), len(book.ask_prices)
+        if (len(book.bid_sizes), len(book.ask_sizes)) != (bids, asks):
+            self.counts["book without a size to each price"] += 1
+            return
+        if 2 * (bids + asks) > len(self._flat):
+            self._flat = np.zeros(4 * (bids + asks))
+        _packer(2 * (bids + asks))(
+            self._flat, 0, *book.bid_prices, *book.bid_sizes, *book.ask_prices, *book.ask_sizes
+        )  # fmt: skip
+        kernels.apply_book(bin_.row, self._flat, bids, asks, float(book.exchange_ms))
         bin_.received_ns = max(bin_.received_ns, book.received_ns)
         self.counts["book"] += 1
 

@@ -556,6 +556,32 @@ def test_a_lane_runs_a_task_once_at_a_time_and_fails_loudly() -> None:
     assert running[1] == 1
 
 
+def test_a_task_that_hangs_delays_no_other() -> None:
+    release, started = threading.Event(), {"slow": threading.Event(), "exit": threading.Event()}
+    runs: list[str] = []
+
+    def run(task: Task) -> list[Task]:
+        runs.append(task.id)
+        started[task.id].set()
+        if task.id == "slow":
+            release.wait(10)
+        return []
+
+    lane = Lane("test", run, lambda _: None, time.monotonic, workers=3)
+    lane.start()
+    lane.put(Task("follow", "slow"))
+    assert started["slow"].wait(5)
+    lane.put(Task("follow", "slow"))  # the exchange wakes it again meanwhile
+    lane.put(Task("send", "exit"))
+    assert started["exit"].wait(5)
+    release.set()
+    end_s = time.monotonic() + 5
+    while runs.count("slow") < 2 and time.monotonic() < end_s:
+        time.sleep(0.01)
+    assert lane.close(5)
+    assert sorted(runs) == ["exit", "slow", "slow"]
+
+
 # --- clock
 
 

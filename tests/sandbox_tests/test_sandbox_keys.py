@@ -5,6 +5,7 @@ import http.client
 import json
 import ssl
 import time
+import tracemalloc
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from infra.upbit import signing
 from infra.upbit.rates import permission_of
 from infra.upbit.signing import BadToken
 from producers.sandbox.keys import MOST_KEYS, YEAR_MS, Keys
+from producers.sandbox.rest import Nonces
 from producers.sandbox.thread import SandboxThread
 
 from .conftest import SMALL, connect, receive
@@ -228,6 +230,21 @@ def test_a_refused_token_does_not_use_up_its_nonce(sandbox: SandboxThread) -> No
     wrong = signing.sign(*keys, "a=b", nonce="n-2")
     assert error_of(call(sandbox, "GET", "/v1/accounts", token=wrong)) == (401, "invalid_query_payload")
     assert call(sandbox, "GET", "/v1/accounts", token=signing.sign(*keys, nonce="n-2"))[0] == 200
+
+
+def test_only_the_newest_nonces_are_remembered_and_a_long_one_costs_no_more() -> None:
+    nonces = Nonces(most=3)
+    assert all(nonces.is_new("a", nonce) for nonce in ("1", "2", "3", "4"))
+    assert not nonces.is_new("a", "2")
+    assert nonces.is_new("a", "1"), "the oldest gave way"
+    assert nonces.is_new("a1", ""), "key and nonce are told apart"
+    many = Nonces(most=1_000)
+    tracemalloc.start()
+    try:
+        assert all(many.is_new("a", f"\ud800{number}" * 1_000) for number in range(2_000))
+        assert tracemalloc.get_traced_memory()[0] < 200_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(

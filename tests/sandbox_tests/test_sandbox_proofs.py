@@ -59,6 +59,8 @@ def test_nonsense_does_no_harm():
     figures = shown(result, "fuzz")
     assert result["passed"], result
     assert figures["requests: routes reached"] == figures["requests: routes"] > 20
+    assert figures["orders accepted"] == 200
+    assert figures["requests: orders accepted"] > 0
     assert figures["frames: sent"] == 1_500
     assert figures["frames: went on"] > 100
 

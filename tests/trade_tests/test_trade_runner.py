@@ -15,7 +15,7 @@ from consumers.trade.replay import Shard
 from consumers.trade.runner import Trader, owner_of
 from consumers.trade.start import MarketClock, clock_of, ensure_default_account, parameters_of
 from consumers.trade.state import MARKET_VIEW, Parameters, encode, money_context
-from infra.errors import Fenced, RecordsLost, TransactionAborted
+from infra.errors import BadSettings, Fenced, RecordsLost, TransactionAborted
 from infra.log import Log, Record, Slot, TopicSpec, slots_of
 from infra.memory_log import MemoryLog
 from infra.settings import FeedSettings, Settings
@@ -384,6 +384,14 @@ def test_the_default_account_is_written_once(log: MemoryLog) -> None:
     (account,) = [topics.decode("controls", r.value) for r in records(log, "controls")[1:]]
     assert (account.account, account.is_trading, account.entry_funds) == ("paper", True, Decimal(6000))
     assert account.horizons_ms == [5000, 10000, 30000, 60000]
+
+
+@pytest.mark.parametrize("changed", [{"account": "paper2"}, {"pocket": "other"}])
+def test_another_default_account_in_the_same_log_is_refused(log: Log, changed: dict[str, str]) -> None:
+    assert ensure_default_account(log, Settings(), T0)
+    with pytest.raises(BadSettings, match=r"paper\.account.*another `home`"):
+        ensure_default_account(log, Settings.model_validate({"paper": changed}), T0)
+    assert not ensure_default_account(log, Settings(), T0)
 
 
 def test_market_clock_follows_the_log_and_our_clock() -> None:
