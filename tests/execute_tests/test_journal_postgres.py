@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from infra.servers.postgres import PostgresServer
 
 RECORD = Record("order-intents", 3, 5_000_000_000, 1_700_000_000_000, "paper-main", b"")
-LEASE_S = 0.6
+LEASE_S = 2.0
 
 
 def intent_of(name: str, **values: object) -> m.OrderIntent:
