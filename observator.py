@@ -725,7 +725,7 @@ def process(
     except ObservatorError as error:
         logger.error("%s: %s", type(error).__name__, error)  # noqa: TRY400 - same
         raise typer.Exit(1) from error
-    except Exception as error:
+    except Exception as error:  # outermost of a process: the log keeps the trace, the supervisor the status
         logger.exception("ended by an error")
         raise typer.Exit(1) from error
 

@@ -1,7 +1,8 @@
 """One run from an empty folder to a summary: starts everything through the supervisor, watches the log, stops it again.
 
-Called by `observator demo`. It only reads topics (and has them created); what the records mean for the view is folded
-by `consumers.watch` and put into words by `consumers.demo_view`.
+Called by `observator demo`. It reads topics (and has them created), and halts the account at the end of a run whose
+time was given; what the records mean for the view is folded by `consumers.watch` and put into words by
+`consumers.demo_view`.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from consumers import demo_view
 from consumers.watch import READ, Watch
@@ -25,6 +26,7 @@ from infra.servers.kafka import wait_ready
 from infra.settings import Settings
 from infra.supervisor import ProcessState
 from infra.terminal import Phases, Screen
+from streams.messages import Halt, encode
 from streams.topics import TOPICS
 
 MADE_HERE = ".made-by-observator-demo"
@@ -34,6 +36,7 @@ _KEEPS_DYING = 4
 _GIVES_UP = 2
 """Exit code with which a process asks not to be started again."""
 _DRAIN_QUIET_S = 4.0
+_SELL_WITHIN_S = 10.0
 
 
 class DemoFailed(Stop):
@@ -69,6 +72,8 @@ class Demo:
     watch: Watch = field(init=False)
     processes: list[ProcessState] = field(default_factory=list)
     phases_s: dict[str, float] = field(default_factory=dict)
+    sold_at_end: int = 0
+    """Positions that were still open when the time was over and that the end sold."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _reading: threading.Thread | None = None
     _read_error: BaseException | None = None
@@ -105,11 +110,14 @@ class Demo:
                 self._start(phases)
             if not self.stop.is_set():
                 self._live()
+                self._ended_ms = time.time_ns() // 1_000_000
+            if self.seconds is not None and not self.stop.is_set() and self.watch.ended_ms is None:
+                self._sell_all()
             problem = self._what_is_missing()
         except ObservatorError as error:
             problem = str(error)
         finally:
-            self._ended_ms = time.time_ns() // 1_000_000
+            self._ended_ms = self._ended_ms or time.time_ns() // 1_000_000
             if self._is_ours:
                 self.screen.say("Stopping every process ...")
                 self._end()
@@ -134,7 +142,7 @@ class Demo:
         if self.settings.feed.kind == "synthetic":
             with self._phase(phases, "Warming up"):
                 self._until_progress(lambda: self.watch.live_append_ms is not None, phases, self._warmed_so_far)
-            with self._phase(phases, "Waiting for the first live signal"):
+            with self._phase(phases, "Waiting for a live signal of every market"):
                 self._until_progress(lambda: self._live_since_ms() is not None, phases, self._counts_so_far)
 
     def _has_topics(self) -> bool:
@@ -175,6 +183,39 @@ class Demo:
                 self.screen.update(title, sections, line)
                 self.stop.wait(0.25)
 
+    def _sell_all(self) -> None:
+        """Close what is open when the time is over, so that the summary tells money that came in, not prices.
+
+        The kill switch does it, as it would for a person; it is lifted again for a run that goes on with this folder.
+        """
+        if not self._open_positions():
+            return
+        self.screen.say("Selling what is still held ...")
+        self.sold_at_end = self._open_positions()
+        try:
+            self._tell("sell-all")
+            ends_s = time.monotonic() + _SELL_WITHIN_S
+            while self._open_positions() and time.monotonic() < ends_s and not self.stop.is_set():
+                self.stop.wait(0.1)
+        finally:
+            self._tell("lifted")
+        self.sold_at_end -= self._open_positions()
+
+    def _open_positions(self) -> int:
+        with self._lock:
+            return sum(1 for position in self.watch.orders.positions.values() if position.quantity)
+
+    def _tell(self, kind: Literal["sell-all", "lifted"]) -> None:
+        account = self.settings.paper.account
+        with self.open_log() as log:
+            publisher = log.publisher()
+            try:
+                halt = Halt(account=account, kind=kind, event_ms=self.watch.fed_ms, by="demo")
+                publisher.publish("controls", account, encode(halt))
+                publisher.flush()
+            finally:
+                publisher.close()
+
     def _is_over(self) -> bool:
         if self.seconds is not None and self._live_s() >= self.seconds:
             return True
@@ -190,9 +231,9 @@ class Demo:
         return self.watch.featured_ms >= self.watch.fed_ms > 0
 
     def _live_since_ms(self) -> int | None:
-        """Live time counts from the first live signal where there is a warm-up, else from the feed's connection."""
+        """Live time counts from when all markets are live where there is a warm-up, else from the feed's connection."""
         if self.settings.feed.kind == "synthetic":
-            return self.watch.first_signal_append_ms
+            return self.watch.all_live_append_ms
         return self.watch.live_append_ms
 
     def _live_s(self) -> float:
@@ -328,6 +369,7 @@ class Demo:
             "recording": feed.played or None,
             "seconds_to_first_live_signal": round((first - self._begun_ms) / 1000, 1) if first else None,
             "live_seconds": round(self._live_s(), 1),
+            "sold_at_the_end": self.sold_at_end,
             "is_feed_over": self.watch.ended_ms is not None,
             "reached_the_feeds_end": self._is_through(),
             "phases_s": self.phases_s,

@@ -75,6 +75,7 @@ def closing(summary: Mapping[str, Any], facts: Facts) -> list[Section]:
         ("what that trade needed", f"{needed:.2f} bp{is_least}"),
         ("intents, accepted, rejected", f"{counts['intents']:,}, {orders['accepted']:,}, {orders['rejected']:,}"),
         ("entries filled, exits filled (paper)", f"{orders['entries_filled']:,}, {orders['exits_filled']:,}"),
+        ("  of which sold because the time was over", f"{summary['sold_at_the_end']:,}"),
         ("money after costs (paper)", f"{money['after_costs']:,.2f} KRW"),
         ("  of which open, at the mid price", f"{money['open']:,.2f} KRW in {money['open_positions']} positions"),
         ("  fees paid", f"{money['fees']:,.2f} KRW"),

@@ -31,6 +31,7 @@ DERIVED = ("features", "signals", "order-intents", "order-events")
 READ = (*DATA, *DERIVED, "feed-events", "controls", "model-events", "dead-letters", "account-states")
 """The topics whose records it wants."""
 _SAME_CLOCK_MS = 60_000
+_ALL_LIVE_MS = 30_000
 _NO_REFUSALS = {"rows", "signals"}
 """What predict counts beside its refusals."""
 _LATENCIES_KEPT = 200_000
@@ -111,10 +112,13 @@ class Watch:
         self.mids: dict[str, float] = {}
         self.first_fed_ms = self.fed_ms = self.featured_ms = self.signalled_ms = 0
         self.caught_up_ms = 0
-        """Newest heartbeat when the first live signal came: signals of earlier bins were behind and tell no latency."""
+        """Newest heartbeat when all markets were live: signals of earlier bins were behind and tell no latency."""
         self.warm_event_ms: int | None = None
         self.live_append_ms: int | None = None
         self.first_signal_append_ms: int | None = None
+        self.all_live_append_ms: int | None = None
+        """When every market had given its first live signal; a market that gives none is waited for `_ALL_LIVE_MS`."""
+        self._live_markets: set[str] = set()
         self.ended_ms: int | None = None
         self.newest_derived_ms = 0
         self.events: deque[FeedEvent] = deque(maxlen=50)
@@ -324,17 +328,27 @@ class Watch:
             self.refused_signals[signal.refusal] += 1
         if self._live_from == "warm" and (self.warm_event_ms is None or signal.bin_ms <= self.warm_event_ms):
             return
-        if self.first_signal_append_ms is None:
-            self.first_signal_append_ms = record.append_ms
-            self.caught_up_ms = self.fed_ms
+        self._note_live(key_of(signal.exchange, signal.market), record.append_ms)
         if self.best_signal is None or signal.expected_bp > self.best_signal.expected_bp:
             self.best_signal = signal
-        if signal.bin_ms < self.caught_up_ms:
+        if self.all_live_append_ms is None or signal.bin_ms < self.caught_up_ms:
             self.counts["catching_up"] += 1
             return
         latency = self._latency_ms(signal.bin_ms, record.append_ms)
         if latency is not None:
             self.latencies.append(latency)
+
+    def _note_live(self, market: str, append_ms: int) -> None:
+        """A live signal of a market: the stages come through the warm-up partition by partition, not all at once."""
+        if self.first_signal_append_ms is None:
+            self.first_signal_append_ms = append_ms
+        if self.all_live_append_ms is not None:
+            return
+        self._live_markets.add(market)
+        is_late = append_ms - self.first_signal_append_ms >= _ALL_LIVE_MS
+        if is_late or self._live_markets >= self.markets:
+            self.all_live_append_ms = append_ms
+            self.caught_up_ms = self.fed_ms
 
     def _latency_ms(self, bin_ms: int, append_ms: int) -> float | None:
         """By the exchange's clock where it agrees with ours, else from the bin's heartbeat, plus the lateness."""

@@ -46,8 +46,11 @@ def consumer_settings(connection: Connection, group: str) -> dict[str, Setting]:
         "fetch.wait.max.ms": 100,
         "fetch.queue.backoff.ms": 5,
         "fetch.error.backoff.ms": 50,
-        "queued.min.messages": 5_000,
-        "queued.max.messages.kbytes": 4_096,
+        "queued.min.messages": 2_000,
+        "queued.max.messages.kbytes": 1_024,
+        # one answer is unpacked whole, whatever the queue may hold: with 1 MiB of packed records from each partition
+        # a reader that lags once keeps tens of MB for good
+        "fetch.message.max.bytes": 131_072,
     }
 
 

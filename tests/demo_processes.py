@@ -3,14 +3,16 @@
 import os
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from infra.configuration import load
 from infra.errors import ObservatorError
 from infra.kafka import KafkaLog
-from infra.log import Publisher
+from infra.log import Publisher, Slot
 from streams import messages as m
+from streams.topics import decode
 
 COMMON: dict[str, Any] = {"exchange": "upbit", "source": "s", "session": 1}
 
@@ -21,6 +23,16 @@ def put(publisher: Publisher, topic: str, message: m.Message, partition: int = 0
 
 def feed_event(kind: Any, at: int) -> m.FeedEvent:
     return m.FeedEvent(**COMMON, kind=kind, event_ms=at, received_ns=0, text=kind)
+
+
+def fill(side: Any, at: int) -> m.OrderFilled:
+    """One coin bought or sold."""
+    totals: dict[str, Any] = {"executed_quantity": Decimal(1), "executed_funds": Decimal(6000), "paid_fee": Decimal(3)}
+    return m.OrderFilled(
+        intent_id=f"i-{side}", account="paper", pocket="paper-main", exchange="upbit", market="KRW-BTC", side=side,
+        fill_id=f"f-{side}", price=Decimal(6000), quantity=Decimal(1), funds=Decimal(6000), fee=Decimal(3),
+        is_final=True, uuid=f"u-{side}", event_ms=at, **totals,
+    )  # fmt: skip
 
 
 def second(publisher: Publisher, at: int, *, has_signal: bool) -> None:
@@ -43,19 +55,37 @@ def second(publisher: Publisher, at: int, *, has_signal: bool) -> None:
         put(publisher, "signals", told)
 
 
+def wait_for_topics(log: KafkaLog) -> Publisher:
+    """Return a publisher once the demo has created the topics."""
+    while True:
+        try:
+            log.partitions("dead-letters")
+            publisher = log.publisher()
+            publisher.flush()
+            log.partitions("signals")
+        except ObservatorError:  # the topics are not there yet
+            time.sleep(0.2)
+        else:
+            return publisher
+
+
+def live(log: KafkaLog, publisher: Publisher, now: int) -> None:
+    """Second after second of a live market; a position that is told to be sold is sold."""
+    controls = log.reader({Slot("controls", 0): 0})
+    for ahead in range(1, 600):
+        second(publisher, now + ahead * 1000, has_signal=True)
+        for record in controls.read(100, 0.0):
+            told = decode("controls", record.value)
+            if isinstance(told, m.Halt) and told.kind == "sell-all":
+                put(publisher, "order-events", fill("sell", now + ahead * 1000))
+        publisher.flush()
+        time.sleep(0.5)
+
+
 def main(script: str) -> None:
     settings = load(Path(os.environ["OBSERVATOR_SETTINGS"]))
     with KafkaLog(settings.kafka.bootstrap, settings.kafka.prefix) as log:
-        while True:
-            try:
-                log.partitions("dead-letters")
-                publisher = log.publisher()
-                publisher.flush()
-                log.partitions("signals")
-            except ObservatorError:  # the topics are not there yet
-                time.sleep(0.2)
-            else:
-                break
+        publisher = wait_for_topics(log)
         now = time.time_ns() // 1_000_000_000 * 1000
         put(publisher, "feed-events", feed_event("connected", now))
         for back in range(20, 0, -1):
@@ -66,13 +96,12 @@ def main(script: str) -> None:
         else:
             put(publisher, "controls", m.Warmed(event_ms=now, by="feed"))
             put(publisher, "model-events", m.Refusals(process="predict", counts={"short-run": 3}, event_ms=now))
+        if script == "holding":
+            put(publisher, "order-events", fill("buy", now))
         publisher.flush()
-        while script != "synthetic":
+        while script not in {"synthetic", "holding"}:
             time.sleep(1)
-        for ahead in range(1, 600):
-            second(publisher, now + ahead * 1000, has_signal=True)
-            publisher.flush()
-            time.sleep(0.5)
+        live(log, publisher, now)
 
 
 main(sys.argv[1])

@@ -155,6 +155,26 @@ def test_live_begins_with_the_end_of_the_warm_up() -> None:
     assert told["refused_signals"] == {"no-licence": 1}
 
 
+def test_live_time_begins_when_every_market_is_live() -> None:
+    folded = watch()
+    log = Log(folded)
+    for market in ("KRW-BTC", "KRW-ETH"):
+        log.add("orderbooks", book(5900, market=market))
+    log.add("controls", m.Warmed(event_ms=6000, by="feed"), 7_000)
+    log.add("signals", signal(7000, 3.0), 7_600)
+    assert (folded.first_signal_append_ms, folded.all_live_append_ms) == (7_600, None)
+    log.add("signals", msgspec.structs.replace(signal(7000, 3.0), market="KRW-ETH"), 9_900)
+    assert (folded.first_signal_append_ms, folded.all_live_append_ms) == (7_600, 9_900)
+    lone = watch()
+    log = Log(lone)
+    for market in ("KRW-BTC", "KRW-ETH"):
+        log.add("orderbooks", book(5900, market=market))
+    log.add("controls", m.Warmed(event_ms=6000, by="feed"), 7_000)
+    log.add("signals", signal(7000, 3.0), 7_600)
+    log.add("signals", signal(37000, 3.0), 37_600)  # the other market is waited for no longer
+    assert lone.all_live_append_ms == 37_600
+
+
 def event(kind: Any, at: int) -> m.FeedEvent:
     return m.FeedEvent(exchange="upbit", source="s", session=1, kind=kind, event_ms=at, received_ns=0, text=kind)
 
@@ -303,7 +323,7 @@ def test_the_view_calls_what_is_synthetic_so() -> None:
 
 
 def test_the_closing_tables_say_what_was_needed() -> None:
-    extra = {"seconds_to_first_live_signal": 12.0, "live_seconds": 60.0, "processes_left": 0}
+    extra = {"seconds_to_first_live_signal": 12.0, "live_seconds": 60.0, "processes_left": 0, "sold_at_the_end": 0}
     sections = closing({**whole().summary(), **extra}, Facts(Settings(), 60))
     words = words_of(sections[0])
     assert words["largest forecast"] == "3.00 bp (KRW-BTC)"

@@ -13,12 +13,16 @@ import pytest
 
 from consumers.demo import MADE_HERE, Demo, Patience, prepare_home, stopping_on, write_summary
 from infra import supervisor
+from infra.catch_up import read_range
 from infra.errors import AlreadyRunning, Stop
 from infra.kafka import KafkaLog
+from infra.log import Slot
 from infra.reach import why_unreachable
 from infra.servers.kafka import KafkaServer
 from infra.settings import FeedSettings, KafkaSettings, Settings
 from infra.terminal import Screen, Section, columns
+from streams.messages import Halt
+from streams.topics import decode
 
 STAND_IN = Path(__file__).parent / "demo_processes.py"
 WAITING = 'python -c "import time; time.sleep(600)"'
@@ -68,6 +72,21 @@ def test_it_ends_by_itself_with_a_summary_and_leaves_nothing(home: Path, broker:
     assert "Warming up" in shown.getvalue()
     assert "best 12.5" in shown.getvalue()
     assert json.loads(write_summary(home, summary).read_text()) == summary
+
+
+@pytest.mark.kafka
+def test_what_is_held_when_the_time_is_over_is_sold_and_the_halt_lifted(home: Path, broker: KafkaServer) -> None:
+    run, shown = demo(home, broker, {"feed": stand_in("holding")}, seconds=2)
+    summary, problem = run.run()
+    assert problem == ""
+    assert "Selling what is still held" in shown.getvalue()
+    assert summary["sold_at_the_end"] == 1
+    assert summary["money"]["open_positions"] == 0
+    assert summary["live_seconds"] == pytest.approx(2, abs=1)
+    with run.open_log() as log:
+        slot = Slot("controls", 0)
+        messages = [decode("controls", one.value) for one in read_range(log, {slot: 0})]
+    assert [one.kind for one in messages if isinstance(one, Halt)] == ["sell-all", "lifted"]
 
 
 @pytest.mark.kafka

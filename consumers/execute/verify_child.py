@@ -54,7 +54,7 @@ def live(values: dict[str, Any], reach: Reach) -> int:
     try:
         with KafkaLog(values["bootstrap"], values["prefix"]) as log:
             run_executor(options_of(values), log, stop, reach)
-    except Exception:
+    except Exception:  # outermost of a forked child: its parent reads the status, the file says why
         logging.getLogger(__name__).exception("the executor ended")
         return 1
     return 0
