@@ -13,6 +13,7 @@ import pytest
 from consumers.execute import events
 from consumers.execute.journal import Journal, JournalFailed
 from consumers.execute.venue import Execution
+from consumers.verify.processes import wait_until
 from infra.errors import AlreadyRunning, Fenced
 from infra.log import Record
 from streams import messages as m
@@ -96,7 +97,7 @@ def test_one_holder_and_a_lost_lease_writes_and_sends_nothing(address: str) -> N
     assert second.is_sender_gone(attempt)
     assert not second.is_sender_gone(attempt._replace(epoch=1))  # its process still lives
     first.close()
-    assert second.is_sender_gone(attempt._replace(epoch=1))
+    wait_until(lambda: second.is_sender_gone(attempt._replace(epoch=1)), 10, "the server to end the connection")
     second.close()
 
 
