@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from consumers.execute.command_line import accounts, halts, keys, orders
+from infra.command_line import Json, Language, Words, settings_of, show_object, show_table, to_people
 from infra.errors import BadSettings, ObservatorError, Stop, TopicMissing, Unsupported
 
 if TYPE_CHECKING:
     from consumers.execute.halts_verbs import Outcome
-    from consumers.execute.keys_command import KeyVerbs
-    from consumers.execute.requests.verbs import Counter, Draft
+    from infra.log import Log
     from infra.settings import Settings
-    from streams.messages import RequestTold
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ PROCESSES = {
     "trade": "consumers.trade.runner:run",
     "execute": "consumers.execute.executor:run",
     "views": "consumers.views:run",
+    "api": "observator:api",
 }
 """Where each process of the `Procfile` begins; `kafka` and `page` become another program."""
 
@@ -84,42 +85,10 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The topics of the log.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
-order_app = typer.Typer(help="Orders by hand: at once, at a time, again and again, at a price.", no_args_is_help=True)
-app.add_typer(order_app, name="order")
-account_app = typer.Typer(help="The trading accounts.", no_args_is_help=True)
-app.add_typer(account_app, name="account")
-keys_app = typer.Typer(
-    help="The exchange keys: sealed here for the executor, which alone opens them.", no_args_is_help=True
-)
-app.add_typer(keys_app, name="keys")
+app.add_typer(orders.app, name="order")
+app.add_typer(accounts.app, name="account")
+app.add_typer(keys.app, name="keys")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Language = Annotated[Literal["en", "ko"], typer.Option(help="Language of the words.")]
-Account = Annotated[str, typer.Option(help="The trading account.")]
-Pocket = Annotated[str, typer.Option(help="Its pocket at the exchange; without: by the account's settings.")]
-KeySource = Annotated[
-    str | None, typer.Option("--from", help="File with the key, `-` for the standard input; without: a prompt.")
-]
-PublicKey = Annotated[Path | None, typer.Option(help="The executor's public key, where it runs on another host.")]
-Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait for the executor's answer.")]
-Ordering = Annotated[str, typer.Option("--account", help="Trading account; default: the paper account.")]
-Funds = Annotated[str | None, typer.Option(help="Amount in quote currency (won).")]
-Quantity = Annotated[str | None, typer.Option(help="Amount in base currency (coins).")]
-Percent = Annotated[str | None, typer.Option(help="Per cent of what is available now.")]
-Price = Annotated[
-    str | None, typer.Option(help="Limit price, or `bid` or `ask` for the best one; without: at the market.")
-]
-At = Annotated[str | None, typer.Option(help='Not before, as "2026-11-22 09:00" (Korean time).')]
-Every = Annotated[str | None, typer.Option(help="Again after this: 30m, 12h, 1d, 2w.")]
-Times = Annotated[int | None, typer.Option(min=1, help="How often in all; without: until cancelled.")]
-WhenBelow = Annotated[str | None, typer.Option(help="Once the other side's best price is at or below this.")]
-WhenAbove = Annotated[str | None, typer.Option(help="Once the other side's best price is at or above this.")]
-Until = Annotated[str | None, typer.Option(help="Not after, written like --at.")]
-Assisted = Annotated[
-    bool | None, typer.Option("--assisted/--at-once", help="Whether to wait for a better price; default: it may.")
-]
-Patience = Annotated[float | None, typer.Option(min=0, max=3600, help="Seconds it may wait; default 30.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Send without asking.")]
 Seconds = Annotated[
     float | None, typer.Option(min=0.001, help="Live seconds after the warm-up; without: until Ctrl-C.")
 ]
@@ -144,7 +113,7 @@ def version(*, as_json: Json = False) -> None:
     from infra.servers.kafka import VERSION  # noqa: PLC0415 - same
 
     found = {"observator": version_of("observator"), "python": platform.python_version(), "kafka": VERSION}
-    _print(found, is_json=as_json)
+    show_object(found, is_json=as_json)
 
 
 @app.command()
@@ -153,7 +122,7 @@ def doctor(context: typer.Context, *, as_json: Json = False) -> None:
     from infra.doctor import show  # noqa: PLC0415 - help must answer at once
     from streams.process import topic_specs  # noqa: PLC0415 - same
 
-    if not show(lambda: _settings(context), topic_specs(), as_json=as_json):
+    if not show(lambda: settings_of(context), topic_specs(), as_json=as_json):
         raise typer.Exit(1)
 
 
@@ -162,7 +131,7 @@ def show_config(context: typer.Context, *, as_json: Json = False) -> None:
     """Print every setting as it is in force, secrets masked."""
     from infra.configuration import flat  # noqa: PLC0415 - help must answer at once
 
-    _print(flat(_settings(context)), is_json=as_json)
+    show_object(flat(settings_of(context)), is_json=as_json)
 
 
 @topics_app.command("create")
@@ -171,9 +140,9 @@ def topics_create(context: typer.Context, *, as_json: Json = False) -> None:
     from infra.servers.broker import open_log  # noqa: PLC0415 - help must answer at once
     from streams.process import topic_specs  # noqa: PLC0415 - same
 
-    with open_log(_settings(context)) as log:
+    with open_log(settings_of(context)) as log:
         created = log.create_topics(topic_specs())
-    _print({"created": created}, is_json=as_json)
+    show_object({"created": created}, is_json=as_json)
 
 
 @topics_app.command("list")
@@ -184,7 +153,7 @@ def topics_list(context: typer.Context, *, as_json: Json = False) -> None:
     from streams.process import topic_specs  # noqa: PLC0415 - same
 
     rows: list[dict[str, Any]] = []
-    with open_log(_settings(context)) as log:
+    with open_log(settings_of(context)) as log:
         for spec in topic_specs():
             try:
                 bounds = log.bounds(slots_of(log, [spec.name]))
@@ -193,7 +162,7 @@ def topics_list(context: typer.Context, *, as_json: Json = False) -> None:
                 continue
             count = sum(end - first for first, end in bounds.values())
             rows.append({"topic": spec.name, "partitions": len(bounds), "records": count})
-    _table("Topics", rows, is_json=as_json)
+    show_table("Topics", rows, is_json=as_json)
 
 
 @app.command()
@@ -202,11 +171,12 @@ def up(context: typer.Context) -> None:
     from infra import supervisor  # noqa: PLC0415 - help must answer at once
     from infra.servers import broker  # noqa: PLC0415 - same
     from infra.servers.kafka import wait_ready  # noqa: PLC0415 - same
+    from infra.servers.ports import port_of  # noqa: PLC0415 - same
     from infra.terminal import Screen  # noqa: PLC0415 - same
     from producers import readiness  # noqa: PLC0415 - same
     from streams.process import topic_specs  # noqa: PLC0415 - same
 
-    settings = _settings(context)
+    settings = settings_of(context)
     readiness.refuse_unreachable(settings)
     readiness.refuse_another_feed(settings)
     with Screen(sys.stderr).phases() as phases:
@@ -221,7 +191,9 @@ def up(context: typer.Context) -> None:
             log.create_topics(topic_specs())
         phases.finish()
     page = f" Page: http://{settings.dashboard.host}:{settings.dashboard.port}" if "page" in names else ""
-    typer.echo(f"Running: {', '.join(names)}.{page}")
+    port = settings.dashboard.api_port or port_of(settings.home, "api")
+    served = f" API: http://127.0.0.1:{port}" if "api" in names else ""
+    typer.echo(f"Running: {', '.join(names)}.{page}{served}")
 
 
 @app.command()
@@ -232,7 +204,7 @@ def down(
     """Stop everything that `up` or a demo started in this run folder."""
     from infra import supervisor  # noqa: PLC0415 - help must answer at once
 
-    home = _settings(context).home
+    home = settings_of(context).home
     typer.echo(f"Stopped {home}." if supervisor.down(home, timeout) else f"Nothing ran on {home}.")
 
 
@@ -241,344 +213,19 @@ def status(context: typer.Context, *, as_json: Json = False) -> None:
     """Show the processes; exit code 1 where one is not running."""
     from infra import supervisor  # noqa: PLC0415 - help must answer at once
 
-    home = _settings(context).home
+    home = settings_of(context).home
     found = supervisor.status(home)
     rows = [{**one._asdict(), "uptime_s": round(one.uptime_s)} for one in found]
     if not found and not as_json:
         typer.echo(f"Nothing runs on {home}.")
     else:
-        _table(f"Processes of {home}", rows, is_json=as_json)
+        show_table(f"Processes of {home}", rows, is_json=as_json)
     if not found or any(one.state not in {"running", "starting"} for one in found):
         raise typer.Exit(1)
 
 
-@app.command()
-def halt(
-    context: typer.Context,
-    account: Annotated[str, typer.Option(help="One account; without: all of them.")] = "*",
-    kind: Annotated[
-        Literal["no-new-orders", "sell-all"], typer.Option(help="Keep the stops, or cancel and sell everything.")
-    ] = "no-new-orders",
-    timeout: Annotated[float, typer.Option(min=0, help="Seconds to wait until nothing is open any more.")] = 60,
-    language: Language = "en",
-    *,
-    as_json: Json = False,
-) -> None:
-    """Stop new orders at once, with or without Kafka; code 3 if unsettled, 4 where no executor runs (it holds all the
-    same).
-    """
-    from consumers.execute.halts_verbs import Verbs  # noqa: PLC0415 - help must answer at once
-
-    _end(Verbs(_settings(context), _to_people(is_json=as_json), language).halt(account, kind, timeout), is_json=as_json)
-
-
-@app.command()
-def resume(
-    context: typer.Context,
-    account: Annotated[str, typer.Option(help="One account; without: the halt of all.")] = "*",
-    language: Language = "en",
-    *,
-    has_looked: Annotated[bool, typer.Option("--yes-i-looked", help="Instead of typing the account's name.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Lift a halt; asks for the account's name first, and says what is still open."""
-    from consumers.execute.halts_verbs import Verbs, asker  # noqa: PLC0415 - help must answer at once
-
-    verbs = Verbs(_settings(context), _to_people(is_json=as_json), language)
-    _end(verbs.resume(account, has_looked=has_looked, ask=asker()), is_json=as_json)
-
-
-@account_app.command("list")
-def account_list(context: typer.Context, language: Language = "en", *, as_json: Json = False) -> None:
-    """List the accounts, with why one is paused."""
-    from consumers.execute.interference_verbs import accounts, row_of  # noqa: PLC0415 - help must answer at once
-    from infra.servers.broker import open_log  # noqa: PLC0415 - same
-
-    with open_log(_settings(context)) as log:
-        rows = [row_of(account, language) for account in accounts(log).values()]
-    if rows or as_json:
-        _table("Accounts", rows, is_json=as_json)
-    else:
-        typer.echo("There is no account yet.")
-
-
-@account_app.command("resume")
-def account_resume(
-    context: typer.Context,
-    account: Annotated[str, typer.Argument(help="The paused account.")],
-    *,
-    has_looked: Annotated[bool, typer.Option("--yes-i-looked", help="Instead of typing the account's name.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Let an account enter again that was paused because somebody else traded in it."""
-    from consumers.execute.halts_verbs import asker  # noqa: PLC0415 - help must answer at once
-    from consumers.execute.interference_verbs import resume as resume_account  # noqa: PLC0415 - same
-    from infra.servers.broker import open_log  # noqa: PLC0415 - same
-
-    with open_log(_settings(context)) as log:
-        done = resume_account(log, account, has_looked=has_looked, ask=asker())
-    _print(done, is_json=True) if as_json else typer.echo(f"{account} may enter again.")
-
-
-@keys_app.command("add")
-def keys_add(
-    context: typer.Context,
-    account: Account,
-    pocket: Pocket = "",
-    key: Annotated[str, typer.Option(help="A name for the key; without: today's date.")] = "",
-    source: KeySource = None,
-    public_key: PublicKey = None,
-    wait: Wait = 20,
-    language: Language = "en",
-    *,
-    as_json: Json = False,
-) -> None:
-    """Seal a key for the executor and hand it over; it is asked for without echo, and never an argument."""
-    verbs = _key_verbs(context, language, as_json=as_json)
-    _end(verbs.add(account, pocket, key, source, public_key, wait), is_json=as_json)
-
-
-@keys_app.command("rotate")
-def keys_rotate(
-    context: typer.Context,
-    account: Account,
-    pocket: Pocket = "",
-    key: Annotated[str, typer.Option(help="A name for the new key; without: today's date.")] = "",
-    source: KeySource = None,
-    public_key: PublicKey = None,
-    wait: Wait = 20,
-    language: Language = "en",
-    *,
-    as_json: Json = False,
-) -> None:
-    """Put another key in the place of the one in use; the old one is used until the new one is checked."""
-    verbs = _key_verbs(context, language, as_json=as_json)
-    _end(verbs.rotate(account, pocket, key, source, public_key, wait), is_json=as_json)
-
-
-@keys_app.command("check")
-def keys_check(
-    context: typer.Context,
-    account: Account,
-    pocket: Pocket = "",
-    wait: Wait = 20,
-    language: Language = "en",
-    *,
-    as_json: Json = False,
-) -> None:
-    """Have the executor ask the exchange what the key in use is good for; code 1 unless it is good."""
-    verbs = _key_verbs(context, language, as_json=as_json)
-    _end(verbs.check(account, pocket, wait), is_json=as_json)
-
-
-@keys_app.command("remove")
-def keys_remove(
-    context: typer.Context,
-    account: Account,
-    key: Annotated[str, typer.Option(help="The key's name, as `keys list` shows it.")],
-    pocket: Pocket = "",
-    wait: Wait = 20,
-    language: Language = "en",
-    *,
-    as_json: Json = False,
-) -> None:
-    """Have the executor erase a key."""
-    verbs = _key_verbs(context, language, as_json=as_json)
-    _end(verbs.remove(account, pocket, key, wait), is_json=as_json)
-
-
-@keys_app.command("list")
-def keys_list(
-    context: typer.Context,
-    account: Annotated[str, typer.Option(help="One account; without: all.")] = "",
-    language: Language = "en",
-    *,
-    as_json: Json = False,
-) -> None:
-    """List the keys that ever came, masked, with state and expiry; on the executor's host."""
-    rows = _key_verbs(context, language, as_json=as_json).list_keys(account)
-    if rows or as_json:
-        _table("Keys", rows, is_json=as_json)
-    else:
-        typer.echo("No key was ever deposited.")
-
-
-@keys_app.command("reseal")
-def keys_reseal(context: typer.Context, language: Language = "en", *, as_json: Json = False) -> None:
-    """Make a new key pair for the executor and seal all keys for it; on the executor's host, as its user."""
-    _end(_key_verbs(context, language, as_json=as_json).reseal(), is_json=as_json)
-
-
-@app.command()
-def arm(context: typer.Context, account: Account, language: Language = "en", *, as_json: Json = False) -> None:
-    """Arm an account for real money: one of the three things that it needs; asks for the account's name."""
-    verbs = _key_verbs(context, language, as_json=as_json)
-    _end(verbs.arm(account, lambda words: _read_line(words, is_json=as_json)), is_json=as_json)
-
-
-@app.command()
-def disarm(context: typer.Context, account: Account, language: Language = "en", *, as_json: Json = False) -> None:
-    """Take back that an account was armed."""
-    _end(_key_verbs(context, language, as_json=as_json).disarm(account), is_json=as_json)
-
-
-@order_app.command("buy")
-def order_buy(
-    context: typer.Context,
-    market: Annotated[str, typer.Argument(help="Market, as KRW-BTC.")],
-    funds: Funds = None,
-    quantity: Quantity = None,
-    percent: Percent = None,
-    price: Price = None,
-    at: At = None,
-    every: Every = None,
-    times: Times = None,
-    when_below: WhenBelow = None,
-    when_above: WhenAbove = None,
-    until: Until = None,
-    patience: Patience = None,
-    account: Ordering = "",
-    language: Language = "en",
-    *,
-    assisted: Assisted = None,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Buy: shows fee, spread cost and what selling at once would give, asks, sends, and tells what became of it."""
-    from consumers.execute.requests.form import Typed  # noqa: PLC0415 - help must answer at once
-
-    typed = Typed(funds, quantity, price, percent, at, every, times, when_below, when_above, until, assisted, patience)
-    _order(
-        context,
-        account,
-        lambda counter: counter.draft("buy", market, typed),
-        language,
-        is_change=False,
-        yes=yes,
-        is_json=as_json,
-    )
-
-
-@order_app.command("sell")
-def order_sell(
-    context: typer.Context,
-    market: Annotated[str, typer.Argument(help="Market, as KRW-BTC.")],
-    funds: Funds = None,
-    quantity: Quantity = None,
-    percent: Percent = None,
-    price: Price = None,
-    at: At = None,
-    every: Every = None,
-    times: Times = None,
-    when_below: WhenBelow = None,
-    when_above: WhenAbove = None,
-    until: Until = None,
-    patience: Patience = None,
-    account: Ordering = "",
-    language: Language = "en",
-    *,
-    assisted: Assisted = None,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Sell: shows what it gives now, asks, sends, and tells what became of it."""
-    from consumers.execute.requests.form import Typed  # noqa: PLC0415 - help must answer at once
-
-    typed = Typed(funds, quantity, price, percent, at, every, times, when_below, when_above, until, assisted, patience)
-    _order(
-        context,
-        account,
-        lambda counter: counter.draft("sell", market, typed),
-        language,
-        is_change=False,
-        yes=yes,
-        is_json=as_json,
-    )
-
-
-@order_app.command("change")
-def order_change(
-    context: typer.Context,
-    request: Annotated[str, typer.Argument(help="Id of the request, or its beginning.")],
-    funds: Funds = None,
-    quantity: Quantity = None,
-    price: Price = None,
-    at: At = None,
-    every: Every = None,
-    times: Times = None,
-    when_below: WhenBelow = None,
-    when_above: WhenAbove = None,
-    until: Until = None,
-    patience: Patience = None,
-    account: Ordering = "",
-    language: Language = "en",
-    *,
-    assisted: Assisted = None,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Change a request that waits; what it fired already stays as it is."""
-    from consumers.execute.requests.form import Typed  # noqa: PLC0415 - help must answer at once
-
-    typed = Typed(funds, quantity, price, None, at, every, times, when_below, when_above, until, assisted, patience)
-    _order(
-        context,
-        account,
-        lambda counter: counter.redraft(request, typed),
-        language,
-        is_change=True,
-        yes=yes,
-        is_json=as_json,
-    )
-
-
-@order_app.command("cancel")
-def order_cancel(
-    context: typer.Context,
-    request: Annotated[str, typer.Argument(help="Id of the request, or its beginning.")],
-    account: Ordering = "",
-    language: Language = "en",
-    *,
-    as_json: Json = False,
-) -> None:
-    """Cancel a request; an order that it has at the exchange is cancelled too."""
-    with _counter(context, account) as counter:
-        _show_told(counter.cancel(request), language, is_json=as_json)
-
-
-@order_app.command("list")
-def order_list(
-    context: typer.Context,
-    account: Ordering = "",
-    *,
-    everything: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
-    as_json: Json = False,
-) -> None:
-    """List the requests that wait or are under way."""
-    from consumers.execute.requests.answers import FINAL, row_of, short_row_of  # noqa: PLC0415 - help must answer at once
-
-    as_row = row_of if as_json else short_row_of
-    with _counter(context, account) as counter:
-        rows = [as_row(one) for one in counter.requests() if everything or one.state not in FINAL]
-    if rows or as_json:
-        _table("Requests", rows, is_json=as_json)
-    else:
-        typer.echo("Nothing waits; --all shows what has ended.")
-
-
-@order_app.command("savings")
-def order_savings(context: typer.Context, account: Ordering = "", *, as_json: Json = False) -> None:
-    """Show what the execution assistant saved, beside the orders that were sent at once by lot."""
-    with _counter(context, account) as counter:
-        found = counter.savings()
-    if as_json:
-        _print(found, is_json=True)
-        return
-    rows = [{"group": name, **found[name]} for name in ("assisted", "control")]
-    rows.append({"group": "difference", "orders": "", "saved": "", **found["difference"]})
-    for row in rows:
-        row |= {key: f"{value:,.2f}" for key, value in row.items() if isinstance(value, float)}
-    _table("Saved against sending at once, basis points with their 95 % interval", rows, is_json=False)
+for verb in (halts.halt, halts.resume, keys.arm, keys.disarm):
+    app.command()(verb)
 
 
 @app.command()
@@ -594,7 +241,7 @@ def logs(
     from infra import logfiles  # noqa: PLC0415 - help must answer at once
 
     with suppress(KeyboardInterrupt):
-        for name, line in logfiles.read(_settings(context).home, process, follow=follow, lines=lines):
+        for name, line in logfiles.read(settings_of(context).home, process, follow=follow, lines=lines):
             if as_json:
                 typer.echo(json.dumps({"process": name, "line": line}, ensure_ascii=False))
             else:
@@ -630,7 +277,7 @@ def demo(
         chosen["feed"] = {"kind": "recording", "recording": recording}
     elif feed is not None:
         chosen["feed"] = {"kind": feed}
-    settings = _settings(context, chosen)
+    settings = settings_of(context, chosen)
     readiness.refuse_unreachable(settings)
     screen = Screen(sys.stderr if as_json else sys.stdout)
     with demo_room.stopping_on((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), stop):
@@ -687,7 +334,7 @@ def sandbox(
         market=market, recording=recording, markets=markets, seed=seed, speed=speed, warmup_seconds=warmup, port=port,
         limits=limits,
     )  # fmt: skip
-    settings = _settings(context, {**chosen, "home": home or context.obj["home"] or SANDBOX_HOME})
+    settings = settings_of(context, {**chosen, "home": home or context.obj["home"] or SANDBOX_HOME})
     stop = threading.Event()
     lines.set_up("sandbox", level="WARNING", is_json=False)
 
@@ -718,7 +365,7 @@ def process(
     for one in (signal.SIGTERM, signal.SIGINT):
         signal.signal(one, lambda *_: stop.set())
     try:
-        _run_process(name, _settings(context), stop)
+        _run_process(name, settings_of(context), stop)
     except (BadSettings, Unsupported) as error:
         logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
         raise typer.Exit(BAD_USAGE) from error
@@ -742,7 +389,7 @@ def record(
     from producers import readiness  # noqa: PLC0415 - same
     from producers.upbit import recorder  # noqa: PLC0415 - same
 
-    settings = _settings(context, {"feed": {"kind": feed}} if feed else None)
+    settings = settings_of(context, {"feed": {"kind": feed}} if feed else None)
     readiness.refuse_unreachable(settings)
     stop = threading.Event()
     with stopping_on((signal.SIGINT, signal.SIGTERM), stop):
@@ -760,13 +407,13 @@ def read(
     parquet: Annotated[Path | None, typer.Option(help="Write the records as columns into this file.")] = None,
 ) -> None:
     """Print a stretch of a topic as JSON lines, or write it as Parquet."""
-    from infra.servers.broker import open_log  # noqa: PLC0415 - help must answer at once
+    from infra.servers.broker import kept_log  # noqa: PLC0415 - help must answer at once
     from streams import columns, topics  # noqa: PLC0415 - same
 
     if topic not in topics.TOPICS:
         raise typer.BadParameter(f"there is no topic {topic!r}; there are {', '.join(topics.TOPICS)}")
     between = (_time_ms(from_), _time_ms(to))
-    with open_log(_settings(context)) as log:
+    with kept_log(settings_of(context), to_people(is_json=True)) as log:
         if parquet is not None:
             frame = columns.read_frame(log, topic, *between, limit)
             frame.to_parquet(parquet)
@@ -790,13 +437,13 @@ def explain(
 ) -> None:
     """Print the chain from an order to signal, model, features and raw records, with the coordinates of each."""
     from consumers import lineage, lineage_words  # noqa: PLC0415 - help must answer at once
-    from infra.servers.broker import open_log  # noqa: PLC0415 - same
+    from infra.servers.broker import kept_log  # noqa: PLC0415 - same
 
-    settings = _settings(context)
-    with open_log(settings) as log:
+    settings = settings_of(context)
+    with kept_log(settings, to_people(is_json=True)) as log:
         chain = lineage.Lineage(log, settings.home, settings.execute.database).explain(order)
     if as_json:
-        _print(chain, is_json=True)
+        show_object(chain, is_json=True)
         return
     for line in lineage_words.lines(chain, language):
         typer.echo(line)
@@ -829,7 +476,7 @@ def train(
     from models.forecast.train import report  # noqa: PLC0415 - same
     from producers import training  # noqa: PLC0415 - same
 
-    settings = _settings(context)
+    settings = settings_of(context)
     if source == "recording" and not recordings:
         raise BadSettings("Name at least one file with --recording.")
     between_ms = (_time_ms(from_), _time_ms(to))
@@ -838,7 +485,7 @@ def train(
     file = out or registry.folder(settings.home) / f"{made.id}.json"
     artefact.write(made, file)
     if as_json:
-        _print({"id": made.id, "file": str(file)}, is_json=True)
+        show_object({"id": made.id, "file": str(file)}, is_json=True)
     else:
         Console().print(report(made))
         typer.echo(f"Kept as {file}; setting predict.model = {made.id!r} uses it.")
@@ -912,16 +559,50 @@ def parity(*, quick: bool = False) -> dict[str, object]:
     return verify_parity(recordings, quick=quick)
 
 
+def api(settings: "Settings", stop: threading.Event) -> None:
+    """Serve the process `api`: what the API may do are the functions of the verbs, handed to it here."""
+    from consumers.execute import interference_verbs  # noqa: PLC0415 - help must answer at once
+    from consumers.execute.halts_verbs import NO_EXECUTOR, Verbs  # noqa: PLC0415 - same
+    from dashboard.api import Actions, HaltKind, Told, serve  # noqa: PLC0415 - same
+    from dashboard.api_gate import keep_token  # noqa: PLC0415 - same
+    from infra.errors import LogUnavailable  # noqa: PLC0415 - same
+    from infra.servers.broker import bootstrap_of, listens, open_log  # noqa: PLC0415 - same
+    from infra.servers.ports import claim_port  # noqa: PLC0415 - same
+
+    def told(act: Callable[[Verbs], "Outcome"], language: Words) -> Told:
+        sentences: list[str] = []
+        outcome = act(Verbs(settings, sentences.append, language, by="api"))
+        return Told(outcome.figures, sentences, is_done=outcome.code != NO_EXECUTOR)
+
+    def halt_it(account: str, kind: HaltKind, timeout_s: float, language: Words) -> Told:
+        return told(lambda verbs: verbs.halt(account, kind, timeout_s), language)
+
+    def lift(account: str, typed: str, language: Words) -> Told:
+        return told(lambda verbs: verbs.resume(account, has_looked=False, ask=lambda _: typed), language)
+
+    @contextmanager
+    def log() -> Iterator["Log"]:
+        if not listens(bootstrap_of(settings)):  # the client alone would wait long and write much
+            raise LogUnavailable("nobody answers at the broker's address")
+        with open_log(settings) as opened:
+            yield opened
+
+    def accounts(language: Words) -> list[dict[str, Any]]:
+        with log() as opened:
+            return [interference_verbs.row_of(one, language) for one in interference_verbs.accounts(opened).values()]
+
+    def resume_it(account: str, typed: str, language: Words) -> dict[str, Any]:
+        with log() as opened:
+            return interference_verbs.resume(
+                opened, account, has_looked=False, ask=lambda _: typed, language=language, by="api"
+            )
+
+    standings = Verbs(settings, lambda _: None).standings
+    port = settings.dashboard.api_port or claim_port(settings.home, "api")
+    serve(Actions(standings, halt_it, lift, accounts, resume_it), keep_token(settings.home), port, stop)
+
+
 # --- what verbs share ---------------------------------------------------------------------------------------------
-
-
-def _settings(context: typer.Context, overrides: dict[str, Any] | None = None) -> "Settings":
-    from infra.configuration import load  # noqa: PLC0415 - help must answer at once
-
-    given = dict(overrides or {})
-    if context.obj["home"] is not None:
-        given.setdefault("home", context.obj["home"])
-    return load(context.obj["file"], given)
 
 
 def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None:
@@ -940,20 +621,17 @@ def _run_process(name: str, settings: "Settings", stop: threading.Event) -> None
     if place not in PROCESSES:
         raise BadSettings(f"There is no process {name!r}; there are kafka, page, {', '.join(PROCESSES)}.")
     run = _function(PROCESSES[place])
-    if name == "sandbox":
+    if name in {"sandbox", "api"}:  # the API works without the log, too
         run(settings, stop)
     else:
         from infra.servers.broker import open_log  # noqa: PLC0415 - the sandbox needs no log
         from streams import process as around  # noqa: PLC0415 - same
 
         with open_log(settings) as log:
-            if around.wait_for_log(settings, log, stop):
-                if name not in {
-                    "feed",
-                    "predict",
-                    "trade",
-                    "execute",
-                }:  # they write their own, with what they alone know
+            if name == "execute":  # it cancels and sells without the log, too, and waits for it meanwhile
+                run(settings, log, stop)
+            elif around.wait_for_log(settings, log, stop):
+                if name not in {"feed", "predict", "trade"}:  # they write their own, with what they alone know
                     around.open_run(name, settings, log)
                 with around.lines_into_the_log(name, log):
                     run(settings, log, stop)
@@ -971,7 +649,7 @@ def _run_figures(
     context: typer.Context, known: dict[str, str], name: str, options: dict[str, Any], *, is_json: bool
 ) -> None:
     if name == "list":
-        _table("", [{"name": one} for one in known], is_json=is_json)
+        show_table("", [{"name": one} for one in known], is_json=is_json)
         return
     if name not in known:
         raise typer.BadParameter(f"there is no {name!r}; there are {', '.join(known) or 'none yet'}")
@@ -988,7 +666,7 @@ def _run_figures(
     if is_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
-        _table(
+        show_table(
             f"{found['name']}: {'passed' if found['passed'] else 'NOT passed'}",
             [{"figure": key, "value": value} for key, value in found["figures"].items()]
             + [{"figure": f"({key})", "value": value} for key, value in found["conditions"].items()],
@@ -1024,91 +702,6 @@ def _time_ms(text: str | None) -> int | None:
 
 def _tell(what: str, done: int, total: int) -> None:
     print(f"{what} ({done} of {total})", file=sys.stderr)
-
-
-def _to_people(*, is_json: bool) -> Callable[[str], None]:
-    """Where sentences go: beside the one object of `--json`, not into it."""
-    return lambda text: typer.echo(text, err=is_json)
-
-
-def _key_verbs(context: typer.Context, language: Literal["en", "ko"], *, as_json: bool) -> "KeyVerbs":
-    from consumers.execute.keys_command import KeyVerbs  # noqa: PLC0415 - help must answer at once
-
-    return KeyVerbs(_settings(context), _to_people(is_json=as_json), language)
-
-
-def _read_line(words: str, *, is_json: bool) -> str:
-    typer.echo(words, err=is_json, nl=False)
-    return sys.stdin.readline()
-
-
-def _end(outcome: "Outcome", *, is_json: bool) -> None:
-    """Print a verb's figures where they are asked for, and end with its exit code."""
-    if is_json:
-        _print(outcome.figures, is_json=True)
-    if outcome.code:
-        raise typer.Exit(outcome.code)
-
-
-@contextmanager
-def _counter(context: typer.Context, account: str) -> Iterator["Counter"]:
-    """The command line's side of people's orders."""
-    from consumers.execute.requests.verbs import Counter  # noqa: PLC0415 - help must answer at once
-    from infra.servers.broker import open_log  # noqa: PLC0415 - same
-
-    settings = _settings(context)
-    with open_log(settings) as log:
-        yield Counter(settings, log, account)
-
-
-def _order(
-    context: typer.Context,
-    account: str,
-    draft: Callable[["Counter"], "Draft"],
-    language: Literal["en", "ko"],
-    *,
-    is_change: bool,
-    yes: bool,
-    is_json: bool,
-) -> None:
-    """Show what will happen, ask, send, and tell what became of it."""
-    with _counter(context, account) as counter:
-        made = draft(counter)
-        for line in made.lines:
-            typer.echo(line, err=is_json)
-        if not yes:
-            typer.confirm("Send it?", abort=True, err=is_json)
-        _show_told(counter.send(made.request, is_change=is_change), language, is_json=is_json)
-
-
-def _show_told(told: "RequestTold", language: Literal["en", "ko"], *, is_json: bool) -> None:
-    """Print the executor's word; exit code 1 where nothing came of it."""
-    from consumers.execute.requests.answers import as_dict, line_of  # noqa: PLC0415 - help must answer at once
-
-    if is_json:
-        _print(as_dict(told), is_json=True)
-    else:
-        typer.echo(line_of(told, language))
-    if told.state in {"refused", "missed"}:
-        raise typer.Exit(1)
-
-
-def _print(found: dict[str, Any], *, is_json: bool) -> None:
-    if is_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    for name, value in found.items():
-        typer.echo(f"{name} = {', '.join(value) if isinstance(value, list) else value}")
-
-
-def _table(title: str, rows: Sequence[dict[str, Any]], *, is_json: bool) -> None:
-    from infra.terminal import Screen, Section  # noqa: PLC0415 - help must answer at once
-
-    if is_json:
-        typer.echo(json.dumps(list(rows), ensure_ascii=False))
-        return
-    cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
-    Screen().show([Section(title, cells, [name.replace("_", " ") for name in rows[0]] if rows else ())])
 
 
 if __name__ == "__main__":

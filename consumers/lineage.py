@@ -138,16 +138,33 @@ class Lineage:
         base = intent.cause_id.partition("/")[0]
         if intent.cause_kind in {"signal", "expectation"}:
             self._from_signal(intent, base, before_ms, way)
+            if intent.purpose != "entry" and left > 1:
+                self._close_of(self._opened_by(intent), way, left)
         elif intent.cause_kind == "request":
             self._from_request(intent, base, way)
         elif intent.cause_kind == "halt" and "|" in base:
             self._from_halt(base, way)
         elif left > 1:
-            entry = self._chain(base, left - 1)
-            if entry.links["intent"] is None:
-                self._miss(way.missing, "entry", "order-intents")
-            else:
-                way.links["entry"] = {"intent_id": base, **entry.links, "missing": entry.missing}
+            self._close_of(base, way, left)
+
+    def _close_of(self, entry_id: str, way: Way, left: int) -> None:
+        """The chain of the entry whose position is closed."""
+        entry = self._chain(entry_id, left - 1)
+        if entry.links["intent"] is None:
+            self._miss(way.missing, "entry", "order-intents")
+        else:
+            way.links["entry"] = {"intent_id": entry_id, **entry.links, "missing": entry.missing}
+
+    def _opened_by(self, intent: OrderIntent) -> str:
+        """The last entry before an exit that a forecast caused: there is none while a position is open."""
+        opened = ""
+        for found in self._past.scan(self._past.slot("order-intents", intent.pocket)):
+            message = found.message
+            if message == intent:
+                break
+            if isinstance(message, OrderIntent) and message.purpose == "entry" and _ledger(message) == _ledger(intent):
+                opened = message.id
+        return opened
 
     def _from_request(self, intent: OrderIntent, request_id: str, way: Way) -> None:
         """What a person asked for, and what was changed of it since."""
@@ -272,6 +289,11 @@ class Lineage:
     def _miss(self, missing: list[dict[str, str]], link: str, topic: str) -> None:
         """Note what was not found: taken by retention where the topic has lost records, else never seen there."""
         missing.append({"link": link, "reason": "retention" if self._past.has_lost(topic) else "absent", "text": topic})
+
+
+def _ledger(intent: OrderIntent) -> tuple[str, ...]:
+    """Which position an order of a strategy opens or closes."""
+    return intent.account, intent.strategy, intent.exchange, intent.market
 
 
 def _request_of(message: Message) -> str:

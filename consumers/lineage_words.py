@@ -22,7 +22,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     ),
     "intent": (
         "The decision: {side} {market}, {purpose}, because of {cause_kind} {cause_id} ({reason})",
-        "판단: {market} {side}, {purpose}, 이유 {cause_kind} {cause_id} ({reason})",
+        "판단: {market} {side_ko}, {purpose_ko}, 이유 {cause_kind} {cause_id} ({reason})",
     ),
     "signal": (
         "The forecast: {expected_bp:+.2f} bp over {seconds:g} s for the bin that ended {bin}, {licence}",
@@ -31,7 +31,7 @@ _WORDS: dict[str, tuple[str, str]] = {
     "licensed": ("licensed", "주문 허용됨"),
     "request": (
         "A person's order: {side} {market} by {by}, asked for at {at}",
-        "사용자 주문: {market} {side}, 요청자 {by}, 요청 시각 {at}",
+        "사용자 주문: {market} {side_ko}, 요청자 {by}, 요청 시각 {at}",
     ),
     "changed": ("changed or cancelled by {by} at {at}", "변경 또는 취소: {by}, {at}"),
     "halt": ("The kill switch {kind} of {account} by {by}, {at}", "긴급 정지 {kind}, 계정 {account}, {by}, {at}"),
@@ -43,7 +43,10 @@ _WORDS: dict[str, tuple[str, str]] = {
         "The feature row: {n_books} books and {n_trades} trades in the bin, run of {n_bins} bins, schema {schema}",
         "특징 행: 구간 안 호가 {n_books}건, 체결 {n_trades}건, 연속 {n_bins}구간, 스키마 {schema}",
     ),
-    "raw": ("The raw records of that bin: {count} of {counted}", "그 구간의 원본 레코드: {counted}건 중 {count}건"),
+    "raw": (
+        "The raw records of that bin in {topic}: {count} of {counted}",
+        "그 구간의 원본 레코드 {topic}: {counted}건 중 {count}건",
+    ),
     "closed": ("closed by the heartbeat", "구간을 닫은 하트비트"),
     "entry": ("It closes the position of this entry:", "다음 진입 주문의 포지션을 닫은 주문입니다:"),
     "manifests": ("What the processes ran with", "프로세스의 실행 조건"),
@@ -58,6 +61,10 @@ _WORDS: dict[str, tuple[str, str]] = {
     "absent": ("Not found: {link}.", "찾지 못함: {link}."),
     "refused": ("Cannot be read: {link}. {text}", "읽을 수 없음: {link}. {text}"),
 }
+_KOREAN = {
+    "buy": "매수", "sell": "매도", "entry": "진입", "exit": "청산", "protective-exit": "보호 청산",
+    "manual": "직접 주문",
+}  # fmt: skip
 
 
 def lines(chain: Mapping[str, Any], language: Language = "en", indent: str = "") -> Iterator[str]:
@@ -118,14 +125,17 @@ def _at(told: Mapping[str, Any]) -> dict[str, Any]:
 
 def _raw(raw: Mapping[str, Any], language: Language) -> Iterator[str]:
     count = {"count": len(raw["offsets"]), "counted": raw["counted_in_the_row"]}
-    offsets = ",".join(map(str, raw["offsets"]))
-    yield f"{_say('raw', language, count)}  {raw['topic']}/{raw['partition']}@{offsets}"
+    place = f"  {raw['topic']}/{raw['partition']}@{','.join(map(str, raw['offsets']))}" if raw["offsets"] else ""
+    yield _say("raw", language, {**count, "topic": raw["topic"]}) + place
     if raw["closed_by"] is not None:
         yield f"  {_say('closed', language)}  {_place(raw['closed_by'])}"
 
 
 def _say(name: str, language: Language, values: Mapping[str, Any] | None = None) -> str:
-    return _WORDS[name][0 if language == "en" else 1].format(**(values or {}))
+    if language == "en":
+        return _WORDS[name][0].format(**(values or {}))
+    named = {f"{key}_ko": _KOREAN.get(str(value), value) for key, value in (values or {}).items()}
+    return _WORDS[name][1].format(**named, **(values or {}))
 
 
 def _place(told: Mapping[str, Any]) -> str:

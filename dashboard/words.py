@@ -185,7 +185,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "refused.under-minimum": ("최소 주문 금액보다 작습니다", "below the market's smallest order"),
     "refused.over-market-maximum": ("최대 주문 가능 금액보다 큽니다", "above the market's largest order"),
     "refused.caution": ("거래소가 유의·주의로 지정한 마켓입니다", "the exchange warns of this market"),
-    "refused.delisted": ("거래지원이 종료된 마켓입니다", "the exchange lists this market no longer"),
+    "refused.delisted": (
+        "거래지원이 종료되었거나 종료될 예정인 마켓입니다",
+        "the exchange ends trading in this market, or has",
+    ),
     "refused.price-band": (
         "지정가가 현재 가격보다 지나치게 불리합니다",
         "the limit price is much worse than the last price",

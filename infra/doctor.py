@@ -198,14 +198,16 @@ def check_ports(settings: Settings) -> Iterator[Finding]:
     runs = supervisor.is_running(settings.home)
     if settings.dashboard.port:
         wanted = {**wanted, "page": settings.dashboard.port}
+    if settings.dashboard.api_port:
+        wanted = {**wanted, "api": settings.dashboard.api_port}
     taken = [f"{name} {port}" for name, port in wanted.items() if not runs and not is_free(port)]
     shown = ", ".join(f"{name} {port}" for name, port in sorted(wanted.items()))
     if not taken:
         yield Finding("ports", "ok", f"{shown} ({'in use by us' if runs else 'free'})")
         return
     remedy = (
-        "End the other program, or choose another port (setting `dashboard.port`); the servers of the run folder move "
-        "to another port by themselves."
+        "End the other program, or choose another port (settings `dashboard.port`, `dashboard.api_port`); the servers "
+        "of the run folder move to another port by themselves."
     )
     yield Finding("ports", "warn", f"in use by something else: {', '.join(taken)}", remedy)
 

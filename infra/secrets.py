@@ -1,12 +1,17 @@
 """Secrets in the hands of a process: a type that never shows itself, and the shapes that logs must hide.
 
-Used by whatever holds a key. A `Secret` is opened by `reveal` alone, in the call that needs it; `infra.logs` hides what
-looks like a key as a second line of defence, should one ever be put into a text.
+Used by whatever holds or keeps a key. A `Secret` is opened by `reveal` alone, in the call that needs it; `infra.logs`
+hides what looks like a key as a second line of defence, should one ever be put into a text.
 """
 
+import contextlib
 import hmac
+import os
 import re
+import secrets
+import tempfile
 from collections.abc import Collection, MutableMapping
+from pathlib import Path
 
 HIDDEN = "[hidden]"
 KEY_SHAPES = re.compile(
@@ -72,3 +77,24 @@ def remove_secrets(environ: MutableMapping[str, str], declared: Collection[str] 
     for name in names:
         del environ[name]
     return names
+
+
+def keep_secret(folder: Path, name: str) -> str:
+    """The secret in `folder/name`, made at the first call, readable by its owner only.
+
+    It appears under its name whole or not at all, and of two processes that make it at once both get the same.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = folder / name
+    if not path.exists():
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)  # readable by its owner only
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(64))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):  # a rename would take the other one's secret away
+                os.link(temporary, path)
+        finally:
+            Path(temporary).unlink()
+    return path.read_text().strip()

@@ -204,12 +204,14 @@ class ExecuteSettings(_Part):
 
 
 class DashboardSettings(_Part):
-    """The page."""
+    """The page and the API."""
 
     is_open: bool = False
     """Whether `host` may lie beyond the loopback: anybody who reaches it sees the page (containers need it)."""
     host: str = "127.0.0.1"
     port: Port = 8501
+    api_port: Port = 0
+    """Of the API, on 127.0.0.1 always; 0: chosen once and kept in the run folder."""
 
     @field_validator("host")
     @classmethod

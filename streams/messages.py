@@ -128,8 +128,33 @@ class Market(Message, frozen=True, kw_only=True, gc=False, tag="market"):
     is_warning: bool = False
     is_delisted: bool = False
     """Whether the exchange lists it no longer."""
+    delisting_ms: int | None = None
+    """The day, 00:00 in Korea, that the exchange has named as the end of its trading; null: it has named none."""
     korean_name: str = ""
     english_name: str = ""
+
+
+class Quote(Message, frozen=True, kw_only=True, gc=False, tag="quote"):
+    """The best five levels of a market's book, asked for over REST because the stream brings nothing.
+
+    Open positions are watched by it and nothing else: it never enters features, and no entry is decided on it.
+    """
+
+    hashed: ClassVar[tuple[str, ...]] = (
+        "exchange", "market", "event_ms", "exchange_ms", "bid_prices", "bid_sizes", "ask_prices", "ask_sizes",
+    )  # fmt: skip
+    exchange: str
+    market: str
+    source: str
+    event_ms: int
+    """The exchange's time at which it was asked for, as estimated: the book was true then."""
+    exchange_ms: int
+    """When the book changed last."""
+    received_ns: int
+    bid_prices: list[float]
+    bid_sizes: list[float]
+    ask_prices: list[float]
+    ask_sizes: list[float]
 
 
 # --- features and signals -----------------------------------------------------------------------------------------
@@ -208,8 +233,12 @@ class ExitRules(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Below the highest best bid since the position was opened."""
     time_stop_ms: int | None = None
     """Longest life in market time; null: the signal's horizon."""
-    on_stale: Literal["hold", "sell"] = "hold"
-    """What becomes of a position whose market data are too old."""
+    on_stale: Literal["hold", "rest", "sell"] = "rest"
+    """What becomes of a position whose market data are too old: it waits, is watched by prices over REST, is sold."""
+    stale_sell_ms: int = 0
+    """With `sell`: for how long they may be too old, watched by prices over REST, before it is sold at once."""
+    delisting_sell_ms: int | None = 86_400_000
+    """How long before the day that the exchange has named for a delisting it is sold; null: not for that."""
 
 
 class RiskLimits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -454,6 +483,7 @@ class OrderIntent(Message, frozen=True, kw_only=True, gc=False, tag="order-inten
         "halt",
         "request",
         "late-order",
+        "delisting",
     ]
     cause_id: str
     event_ms: int
@@ -798,7 +828,7 @@ OrderEvent = (
 )
 
 ALL: tuple[type[Message], ...] = (
-    OrderBook, Trade, Heartbeat, Hole, FeedEvent, Market, Features, Signal, AccountSettings, TradingStarted,
+    OrderBook, Trade, Heartbeat, Hole, FeedEvent, Market, Quote, Features, Signal, AccountSettings, TradingStarted,
     TradingStopped, Halt, Warmed, LedgerAccepted, AccountResumed, OrderRequested, RequestChanged, RequestCancelled,
     KeyDeposited, KeyRemoved, KeyCheckRequested, OrderIntent, CancelIntent, OrderSent, OrderAccepted, OrderFilled,
     OrderCancelled, OrderRejected, OrderUnknown, OrderExpired, Veto, RequestTold, KeyTold,

@@ -33,19 +33,27 @@ def topic_specs() -> list[TopicSpec]:
     return [TopicSpec(one.name, one.partitions, one.config) for one in TOPICS.values()]
 
 
+def ask_log(settings: Settings, log: "KafkaLog") -> None:
+    """Raise `Retry` or `TopicMissing` unless the log answers and has its topics, `Stop` where its broker has moved."""
+    try:
+        for spec in topic_specs():
+            log.partitions(spec.name)
+    except (Retry, TopicMissing) as error:
+        if bootstrap_of(settings) != log.bootstrap:
+            raise Stop("the broker has moved to another port") from error
+        raise
+
+
 def wait_for_log(settings: Settings, log: "KafkaLog", stop: threading.Event) -> bool:
     """Wait until the log answers and has its topics; says so every few seconds. False where it was told to stop."""
     told_at = 0.0
     while not stop.is_set():
         try:
-            for spec in topic_specs():
-                log.partitions(spec.name)
+            ask_log(settings, log)
         except (Retry, TopicMissing) as error:
             if time.monotonic() - told_at > 5:
                 told_at = time.monotonic()
                 logger.info("waiting for the log at %s: %s", log.bootstrap, error)
-            if bootstrap_of(settings) != log.bootstrap:
-                raise Stop("the broker has moved to another port") from error
             stop.wait(0.2)
         else:
             return True

@@ -53,6 +53,7 @@ TOPICS: dict[str, Topic] = {
         Topic("trades", (m.Trade, *_DATA), BY_MARKET, "market", 3),
         Topic("markets", (m.Market,), 1, "market", 30),
         Topic("feed-events", (m.FeedEvent,), 1, "none", 30),
+        Topic("quotes", (m.Quote,), 1, "market", 7),
         Topic("features", (m.Features,), BY_MARKET, "market", 7),
         Topic("signals", (m.Signal,), BY_MARKET, "market", 30),
         Topic(

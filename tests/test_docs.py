@@ -107,7 +107,7 @@ def test_every_room_and_process_is_told():
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert {room for room in rooms if f"`{room}/`" not in page} == set()
     assert set(observator.PROCESSES) == {
-        "sandbox", "feed", "streams", "streams-faust", "predict", "trade", "execute", "views",
+        "sandbox", "feed", "streams", "streams-faust", "predict", "trade", "execute", "views", "api",
     }, "a new process: say in architecture.md what it does"  # fmt: skip
 
 

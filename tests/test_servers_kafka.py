@@ -17,13 +17,17 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from infra.errors import AlreadyRunning, LogUnavailable, Stop, Unsupported
+from infra.kafka import KafkaLog
+from infra.log import Slot, TopicSpec
 from infra.servers import jars as jars_module
 from infra.servers import java as java_module
 from infra.servers import kafka as kafka_module
+from infra.servers.broker import kept_log, listens
 from infra.servers.jars import FetchFailed, Jar, default_cache, fetch_jars, is_good, jar_list
 from infra.servers.java import candidates, find_java, version_of
 from infra.servers.kafka import KafkaServer, wait_ready
 from infra.servers.ports import claim_port, is_free, kept_ports, port_of
+from infra.settings import Settings
 
 
 def test_a_port_is_chosen_once_per_name_and_kept(tmp_path: Path) -> None:
@@ -267,3 +271,34 @@ def test_the_module_says_what_it_cannot_do(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == kafka_module.EXIT_STOP
     assert "colon" in done.stdout
+
+
+def test_a_folder_without_records_is_said_before_anything_is_started(tmp_path: Path) -> None:
+    with pytest.raises(LogUnavailable, match="--home"), kept_log(Settings(home=tmp_path), print):
+        pass
+    assert not (tmp_path / "kafka").exists()
+    away = Settings(home=tmp_path, kafka={"bootstrap": f"127.0.0.1:{port_of(tmp_path, 'kafka')}"})  # type: ignore[arg-type]  # as a file gives it
+    with pytest.raises(LogUnavailable, match="Nobody answers"), kept_log(away, print):
+        pass
+
+
+@pytest.mark.kafka
+def test_what_a_stopped_broker_kept_is_read_and_it_is_stopped_again(breakable_broker: KafkaServer) -> None:
+    said: list[str] = []
+    settings, slot = Settings(home=breakable_broker.home), Slot("kept", 0)
+    with kept_log(settings, said.append) as log:
+        log.create_topics([TopicSpec("kept", 1, {})])
+        publisher = log.publisher()
+        publisher.publish("kept", "key", b"{}")
+        publisher.close()
+    assert not said
+    assert listens(breakable_broker.bootstrap)
+    breakable_broker.stop()
+    try:
+        with kept_log(settings, said.append) as log:
+            assert isinstance(log, KafkaLog)
+            assert log.bounds([slot]) == {slot: (0, 1)}
+        assert len(said) == 1
+        assert not listens(breakable_broker.bootstrap)
+    finally:
+        breakable_broker.start()

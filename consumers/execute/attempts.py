@@ -25,7 +25,13 @@ class Burn(StrEnum):
     BURNED = "BURNED"
     """The exchange answers `duplicated_identifier`: nothing new can be accepted under it."""
     KEPT = "KEPT"
-    """The same must-be-refused order was refused twice by its price: this exchange does not burn."""
+    """The same must-be-refused order was refused twice by its price: this exchange does not burn. A refusal for
+    anything else (the key, a pause of the market) says nothing of the identifier.
+    """
+
+
+PRICE_REFUSALS = ("invalid_price", "validation_error", "invalid_parameter", "under_min_total", "over_krw_funds")
+"""How the words begin by which an exchange refuses an order for its price."""
 
 
 class OnAnswer(StrEnum):
@@ -115,9 +121,11 @@ def on_absent(
 
 
 def after_burning(burn: Burn, answer: Answer) -> Burn:
-    """What is known of the identifier after a must-be-refused order was sent with it; unchanged when unclear."""
+    """What is known of the identifier after a must-be-refused order was sent with it; unchanged where the answer says
+    nothing of it.
+    """
     if isinstance(answer, Duplicate):
         return Burn.BURNED
-    if isinstance(answer, Refused) and not answer.is_passing:
+    if isinstance(answer, Refused) and answer.name.startswith(PRICE_REFUSALS):
         return Burn.REFUSED if burn is Burn.NONE else Burn.KEPT
     return burn

@@ -5,7 +5,6 @@ Production passes `reach_nothing`; `verify_child` passes one that kills. No prod
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from threading import Lock
 
@@ -41,8 +40,8 @@ def reach_nothing(_point: str) -> None:
     """Go on."""
 
 
-def kill_at(point: str, nth: int) -> Reach:
-    """A crash point that kills this process (`kill -9`) when it is reached for the `nth` time."""
+def act_at(point: str, nth: int, act: Callable[[], None]) -> Reach:
+    """A crash point at which something is done, once: when it is reached for the `nth` time."""
     lock = Lock()
     left = nth
 
@@ -52,8 +51,13 @@ def kill_at(point: str, nth: int) -> Reach:
             return
         with lock:
             left -= 1
-            if left <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-                time.sleep(60)
+            is_now = left == 0
+        if is_now:
+            act()
 
     return reach
+
+
+def kill_at(point: str, nth: int) -> Reach:
+    """A crash point that kills this process (`kill -9`) when it is reached for the `nth` time."""
+    return act_at(point, nth, lambda: os.kill(os.getpid(), signal.SIGKILL))

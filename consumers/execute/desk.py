@@ -17,12 +17,14 @@ from consumers.execute.interference import at_most
 from consumers.execute.interference_watch import paused_of
 from consumers.execute.journal import IntentRow
 from consumers.execute.limits import Refusal, sellable
-from consumers.execute.venue import Accepted, Order, OrderRequest, Refused, Replacing, Unclear, request_of
+from consumers.execute.venue import Accepted, Answer, Order, OrderRequest, Refused, Replacing, Unclear, request_of
 from streams.messages import OrderIntent
 
 __all__ = ["ENDED", "Desk", "Kind", "Parts", "Task"]
 
 MAXIMUM_IDENTIFIER = 64
+SHORT = "insufficient_funds_ask"
+"""The exchange's word for a sale of more than there is."""
 
 
 class Wanted(NamedTuple):
@@ -87,10 +89,12 @@ class Desk(Following):
         return False
 
     def _plain(self, row: IntentRow) -> Wanted | list[Task]:
-        """An intent as it is; an exit of an account that somebody else touched is cut to what is there."""
+        """An intent as it is; an exit is cut to what is there once the exchange said that this is less, and where
+        somebody else touched the account.
+        """
         intent: OrderIntent | None = row.intent
         is_sale = is_exit(row.purpose) and row.intent.side == "sell"
-        if is_sale and paused_of(self._journal, row.intent.account):
+        if is_sale and (row.intent.id in self._short or paused_of(self._journal, row.intent.account)):
             intent = at_most(row.intent, self._venue.holdings())
         if intent is not None:
             return Wanted(request_of(intent))
@@ -124,6 +128,7 @@ class Desk(Following):
 
     def _reject_unsent(self, row: IntentRow, name: str, text: str) -> None:
         self._approved.discard(row.intent.id)
+        self._short.discard(row.intent.id)
         told = events.rejected(row.intent, row.attempt, name, text, self._clock.now_ms())
         self._journal.end_intent(row.intent.id, "REJECTED", told)
 
@@ -158,13 +163,14 @@ class Desk(Following):
             tasks = self._acknowledge(row, attempt, answer.order)
             reach("after_journal_acked")
             return tasks
-        if isinstance(answer, Refused) and step is OnAnswer.REJECT:
+        is_short = self._is_first_short(row, answer)
+        if isinstance(answer, Refused) and step is OnAnswer.REJECT and not is_short:
             refused = events.rejected(row.intent, number, answer.name, answer.text, now_ms)
             self._settle(attempt, "REJECTED", "REJECTED", events=[refused])
             return []
-        if step is OnAnswer.NEXT_ATTEMPT:
+        if is_short or step is OnAnswer.NEXT_ATTEMPT:
             self._settle(attempt, "REJECTED", "RETRY")
-            pause_s = min(self._rules.pause_s * number, self._rules.longest_pause_s)
+            pause_s = 0.0 if is_short else min(self._rules.pause_s * number, self._rules.longest_pause_s)
             return [Task("send", row.intent.id, pause_s)]
         if isinstance(answer, Replacing):
             self._settle(attempt, "UNKNOWN", "UNKNOWN")  # as it must be: the new order comes after the old one's end
@@ -172,6 +178,16 @@ class Desk(Following):
         text = answer.text if isinstance(answer, Unclear) else "duplicated_identifier"
         self._doubt(row, attempt, text)
         return [Task("resolve", identifier, self._rules.look_up_every_s), *self._look_at(row.intent.replaces)]
+
+    def _is_first_short(self, row: IntentRow, answer: Answer) -> bool:
+        """Whether an exit wanted more than there is and was not cut yet: what is left must leave all the same."""
+        was_cut = row.intent.id in self._short
+        self._short.discard(row.intent.id)
+        is_short = isinstance(answer, Refused) and answer.name == SHORT
+        if was_cut or not is_short or not is_exit(row.purpose) or row.intent.replaces:
+            return False
+        self._short.add(row.intent.id)
+        return True
 
     # --- in the place of another order
 

@@ -72,6 +72,7 @@ class DeskParts:
         self._follow_s: dict[str, float] = {}
         self._forgotten = Forgotten()
         self._approved: set[str] = set()
+        self._short: set[str] = set()  # exits that wanted more than there is: cut at their next attempt
 
     def _doubt(self, row: IntentRow, attempt: AttemptRow, text: str) -> None:
         logger.warning("the outcome of %s is not known (%s): looking it up", attempt.identifier, text)

@@ -44,6 +44,8 @@ MOST_PLACES = 10_000
 EVERY_NTH = 12
 """Attempts given up longer ago than `RECENT_S` are looked for in every so manieth sweep."""
 _OF_POCKET = frozenset({"start", "poll", "sweep", "balances", "look"})
+_LOOKS = frozenset({"follow", "poll", "sweep", "balances", "look"})
+"""What only looks at what became of orders; no entry waits behind it."""
 
 
 class Dispatch:
@@ -86,8 +88,10 @@ class Dispatch:
         self._exits = Lane("exits", self._run, self.route, now_s, WORKERS, URGENT_SHARE)
         self._ordinary = Lane("entries", self._run, self.route, now_s, WORKERS, ORDINARY_SHARE)
         self._people = Lane("people's orders", self._run, self.route, now_s, WORKERS, ORDINARY_SHARE)
+        self._looks = Lane("looks", self._run, self.route, now_s, WORKERS, ORDINARY_SHARE)
         self._lanes = {
             "protective-exit": self._urgent, "exit": self._exits, "manual": self._people, "entry": self._ordinary,
+            "": self._looks,
         }  # fmt: skip
 
     # --- pockets
@@ -135,10 +139,17 @@ class Dispatch:
         name, purpose = self._where(task)
         if name is None:
             return
-        lane = self._urgent if task.kind == "cancel" else self._lanes.get(purpose or "", self._ordinary)
+        lane = self._lane_of(task, purpose)
         if self.pockets.find(name)[1] and task.kind != "start":
             self._ordinary.put(Task("start", name, pocket=name))
         lane.put(task._replace(pocket=name))
+
+    def _lane_of(self, task: Task, purpose: Purpose | None) -> Lane:
+        if task.kind == "cancel":
+            return self._urgent
+        if task.kind in _LOOKS and purpose in {None, "entry"}:
+            return self._looks
+        return self._lanes[purpose or "entry"]
 
     def _where(self, task: Task) -> tuple[str | None, Purpose | None]:
         """A task's pocket, and the purpose of its order; no pocket where there is nothing to do."""

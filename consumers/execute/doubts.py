@@ -10,7 +10,7 @@ from consumers.execute import events
 from consumers.execute.attempts import Burn, OnAbsent, after_burning, on_absent
 from consumers.execute.desk_parts import DeskParts, Task
 from consumers.execute.journal import AttemptRow, IntentRow
-from consumers.execute.venue import Accepted, Duplicate, Order, Refused, burning_request, is_burning
+from consumers.execute.venue import Accepted, Order, burning_request, is_burning
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +60,13 @@ class Doubts(DeskParts):
 
     def _waited_s(self, attempt: AttemptRow) -> float:
         """How long an attempt was looked for. Where the exchange keeps identifiers usable, the time begins only when
-        its sender sends nothing any more: a process that was stopped may wake up with the request in its hands.
+        its sender is seen to send nothing any more: a process that was stopped may wake up with the request in its
+        hands, also right after it was seen alive.
         """
-        now_s = self._parts.now_s()
         if attempt.burn is Burn.KEPT and not self._journal.is_sender_gone(attempt):
-            self._doubted_s[attempt.identifier] = now_s
+            self._doubted_s.pop(attempt.identifier, None)
+            return 0.0
+        now_s = self._parts.now_s()
         return now_s - self._doubted_s.setdefault(attempt.identifier, now_s)
 
     def resolve(self, identifier: str) -> list[Task]:
@@ -96,15 +98,14 @@ class Doubts(DeskParts):
         answer = self._venue.place(burning_request(row.intent), attempt.identifier)
         if isinstance(answer, Accepted):
             logger.error("an order that had to be refused was taken under %s: cancelling it", attempt.identifier)
-            tasks = self._acknowledge(row, attempt, answer.order)
-            self._venue.cancel(answer.order.uuid)
-            return tasks
+            self._venue.cancel(answer.order.uuid)  # before it counts as accepted: without an answer it is found again
+            return self._acknowledge(row, attempt, answer.order)
         burn = after_burning(attempt.burn, answer)
         if burn is not attempt.burn:
             self._journal.set_burn(attempt.identifier, burn)
         if burn is not attempt.burn and burn is not Burn.REFUSED:
             self._doubted_s[attempt.identifier] = self._parts.now_s()
-        delay_s = 0.0 if isinstance(answer, Refused | Duplicate) else self._rules.look_up_every_s
+        delay_s = self._rules.look_up_every_s if burn is attempt.burn else 0.0
         return [Task("resolve", attempt.identifier, delay_s)]
 
     def _in_lists(self, market: str, identifier: str) -> Order | None:

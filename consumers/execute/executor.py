@@ -8,8 +8,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from threading import Event, Thread
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from consumers.execute.account_book import AccountBook
 from consumers.execute.clock import MarketClock
@@ -27,14 +28,14 @@ from consumers.execute.keys_keeper import KeyKeeper
 from consumers.execute.keys_live import LiveGate
 from consumers.execute.keys_reader import KeyReader, keep_keys
 from consumers.execute.limits import RiskGate
-from consumers.execute.options import Options, manifest_of, options_of
+from consumers.execute.options import Options, address_of, manifest_of, options_of
 from consumers.execute.relay import BalanceTeller, publish_outbox, relay
 from consumers.execute.requests.clock import RequestClock
 from consumers.execute.requests.quotation import Quotation
 from consumers.execute.requests.runner import Parts as RequestParts
 from consumers.execute.requests.runner import serve
 from consumers.execute.wakeup import Wakeups
-from infra.errors import AlreadyRunning, Retry
+from infra.errors import AlreadyRunning, Retry, Stop, TopicMissing
 from infra.log import Log
 from infra.secrets import DECLARED, Secret, remove_secrets
 from infra.secrets_box import keep_pair
@@ -42,6 +43,10 @@ from infra.secrets_process import become, shut_off
 from infra.settings import Settings
 from infra.watchdog import Watchdog
 from streams.messages import RunManifest, encode
+from streams.process import ask_log, lines_into_the_log
+
+if TYPE_CHECKING:
+    from infra.kafka import KafkaLog
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +72,11 @@ class Executor:
         halts: HaltKeeper,
         gate: HaltGate,
         manifest: RunManifest | None = None,
+        join: Callable[[], bool] = lambda: True,
     ) -> None:
+        """`join` is called until it says True, before anything else is asked of the log."""
         self._manifest = manifest
+        self._join = join
         self._options = options
         self._journal = journal
         self._log = log
@@ -126,7 +134,7 @@ class Executor:
         threads = self._start({name: calls.pop(name) for name in BEFORE_THE_LOG & calls.keys()})
         self._dispatch.begin()
         try:
-            if self._publish_rest():
+            if self._patiently(self._join) and self._publish_rest():
                 threads += self._start(calls)
                 self._work()
         finally:
@@ -235,7 +243,7 @@ class Executor:
             self._raise_failures()
             try:
                 return call()
-            except Retry as error:
+            except (Retry, TopicMissing) as error:
                 if not has_trouble:
                     logger.warning("not trading until the log answers: %s", error)
                 has_trouble = True
@@ -331,6 +339,7 @@ def run_executor(
     stop: Event,
     reach: Reach = reach_nothing,
     manifest: RunManifest | None = None,
+    join: Callable[[], bool] = lambda: True,
 ) -> None:
     """Run until `stop`; raises `AlreadyRunning` beside another executor (on PostgreSQL it waits for the lease
     instead), `JournalFailed` when the database fails, `Fenced` when another executor took over.
@@ -350,7 +359,7 @@ def run_executor(
         if journal is None:
             return
         try:
-            executor = Executor(options, journal, log, reach, stop, halts, gate, manifest)
+            executor = Executor(options, journal, log, reach, stop, halts, gate, manifest, join)
             executors.append(executor)
             try:
                 executor.run()
@@ -364,8 +373,8 @@ def run_executor(
         halts.close()
 
 
-def run(settings: Settings, log: Log, stop: Event) -> None:
-    """The process entry: guards first, then `run_executor`."""
+def run(settings: Settings, log: "KafkaLog", stop: Event) -> None:
+    """The process entry: guards first, then `run_executor`, which does not wait for the log with what closes."""
     refuse_real_exchange()
     remove_exchange_variables(os.environ)
     remove_secrets(os.environ, DECLARED["execute"])
@@ -375,4 +384,16 @@ def run(settings: Settings, log: Log, stop: Event) -> None:
         become(settings.execute.system_user, settings.home)
         shut_off()  # another user's process is dumpable again
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it writes a line per request
-    run_executor(options_of(settings), log, stop, manifest=manifest_of(settings))
+    options = options_of(settings)
+    with ExitStack() as lines:
+
+        def join() -> bool:
+            """Copy this process's lines into the log from its first answer on: before it each line would wait."""
+            if address_of(settings) != options.address:
+                raise Stop("the exchange has moved to another port")
+            ask_log(settings, log)
+            lines.enter_context(lines_into_the_log("execute", log))
+            logger.info("the log answers")
+            return True
+
+        run_executor(options, log, stop, manifest=manifest_of(settings), join=join)

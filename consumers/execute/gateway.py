@@ -62,7 +62,7 @@ class UpbitGateway:
         self._on_refused_key = on_refused_key
         self._is_sharing = transport is not None
         hooks = pace.hooks() if pace is not None else {"request": []}
-        hooks["request"].append(lambda request: watch(request, on_sent))
+        hooks["request"].insert(0, lambda request: watch(request, on_sent))  # the pace hears what it calls back
         timeout = httpx.Timeout(min(timeout_s, LONGEST_TIMEOUT_S))
         self._http = httpx.Client(
             base_url=address,
@@ -220,8 +220,10 @@ class UpbitGateway:
             if name == "order_not_found":
                 raise _NotFoundError from error
             self._notice(error)
-            kind = KeyRefused if name in KEY_REFUSALS else ExchangeUnavailable
-            raise kind(f"the exchange answers {error.status_code} {name}") from error
+            text = f"the exchange answers {error.status_code} {name}"
+            if name in KEY_REFUSALS:
+                raise KeyRefused(text, retry_s=1.0) from error
+            raise ExchangeUnavailable(text) from error
         except APIError as error:
             raise ExchangeUnavailable(
                 f"the exchange does not answer ({type(error.__cause__ or error).__name__})"

@@ -106,12 +106,9 @@ class HaltGate:
         return is_in_force
 
     def _put(self, halt: Halt) -> bool:
-        """A kill switch always holds; its end only where it is newer, so that a late one opens nothing."""
-        current = self._halts.get(halt.account)
-        if halt.kind == "lifted" and current is not None and halt.event_ms <= current.event_ms:
-            return False
-        self._halts[halt.account] = halt
-        return True
+        if is_in_force := holds_after(halt, self._halts.get(halt.account)):
+            self._halts[halt.account] = halt
+        return is_in_force
 
     def halts(self) -> dict[str, Halt]:
         """The newest kill switch, or end of one, by account."""
@@ -165,6 +162,11 @@ class HaltGate:
 
         with self._changed:
             return self._changed.wait_for(is_written, timeout_s)
+
+
+def holds_after(halt: Halt, current: Halt | None) -> bool:
+    """A kill switch always holds; its end only where it is newer than what it lifts: a late one opens nothing."""
+    return halt.kind != "lifted" or current is None or halt.event_ms > current.event_ms
 
 
 def rank_of(purpose: Purpose) -> Rank:

@@ -1,7 +1,8 @@
 """Kill switches in the run folder: what people ordered, and what the executor answers. Neither needs Kafka.
 
-`halts_verbs` writes commands, `halts` in the executor reads them and answers. A command is on disk (fsync of file and
-folder) before its writer goes on, and is replaced as a whole: a reader never sees half of one.
+`halts_verbs` writes commands, `halts_keeper` in the executor reads them and answers. A command is on disk (fsync of
+file and folder) before its writer goes on, and files are replaced as a whole: a reader never sees half of one. What
+closes something can be read before it is on disk, so that no gate waits for a disk.
 """
 
 import fcntl
@@ -60,43 +61,51 @@ class DamagedFile(Exception):  # noqa: N818 - named by what happened
 
 
 class HaltFolder:
-    """`run/halts` of a run folder. `commands.json` is written by people's side, `answer.json` by the executor."""
+    """`run/halts` of a run folder. `commands.json` and, while one that closes is on its way to the disk, `urgent.json`
+    are written by people's side, `answer.json` by the executor.
+    """
 
     def __init__(self, home: Path) -> None:
         self.path = home / "run" / "halts"
         self._commands = self.path / "commands.json"
+        self._urgent = self.path / "urgent.json"
         self._answer = self.path / "answer.json"
 
     # --- commands
 
-    def stamp(self) -> int:
-        """Changes with every new command; one look at the file's inode, so it may be asked all the time."""
-        try:
-            return os.stat(self._commands).st_mtime_ns  # noqa: PTH116 - half the time of the Path's own
-        except FileNotFoundError:
-            return 0
+    def stamp(self) -> tuple[int, int]:
+        """Changes with every new command; a look at two inodes, so it may be asked all the time."""
+        return _changed_ns(self._commands), _changed_ns(self._urgent)
 
     def commands(self) -> list[Command]:
-        """What was ordered, oldest first; raises `DamagedFile`."""
+        """What was ordered, oldest first, with the one that is being written; raises `DamagedFile`."""
         try:
             content = self._commands.read_bytes()
         except FileNotFoundError:
-            return []
+            content = b"[]"
         except OSError as error:
             raise DamagedFile(str(error)) from error
         try:
-            return msgspec.json.decode(content, type=list[Command])
+            found = msgspec.json.decode(content, type=list[Command])
         except msgspec.MsgspecError as error:
             raise DamagedFile(str(error)) from error
+        known = {one.halt for one in found}
+        return [*found, *(one for one in self._being_written() if one.halt not in known)]
 
     def order(self, halt: Halt) -> Halt:
-        """Put a command behind the others; on disk when this returns. Its time is moved behind the account's last."""
+        """Put a command behind the others; on disk when this returns. Its time is moved behind the account's last.
+
+        One that closes can be read at once, and stays readable where it does not reach the disk: closed is safe.
+        """
         with self._locked():
             commands = self._readable_commands()
             last_ms = max((one.halt.event_ms for one in commands if one.halt.account == halt.account), default=0)
             if halt.event_ms <= last_ms:
                 halt = msgspec.structs.replace(halt, event_ms=last_ms + 1)
+            if halt.kind != "lifted":
+                _replace(self._urgent, msgspec.json.encode([Command(halt)]))
             self._write([*commands, Command(halt)])
+            self._urgent.unlink(missing_ok=True)
         return halt
 
     def mark_told(self, halts: Sequence[Halt]) -> None:
@@ -106,6 +115,13 @@ class HaltFolder:
             told = [msgspec.structs.replace(one, is_told=True) if one.halt in halts else one for one in commands]
             if told != commands:
                 self._write(told)
+
+    def _being_written(self) -> list[Command]:
+        """One at most. An unreadable one was never on disk: its writer was told of no success."""
+        try:
+            return msgspec.json.decode(self._urgent.read_bytes(), type=list[Command])
+        except (OSError, msgspec.MsgspecError):
+            return []
 
     def _readable_commands(self) -> list[Command]:
         """The commands; a damaged file is put aside and begun anew."""
@@ -123,7 +139,7 @@ class HaltFolder:
             for number, one in enumerate(commands)
             if number >= first or not one.is_told or newest[one.halt.account] == number
         ]
-        before_ns = self.stamp()
+        before_ns = _changed_ns(self._commands)
         _replace(self._commands, msgspec.json.encode(kept), later_than_ns=before_ns, is_durable=True)
 
     @contextmanager
@@ -170,6 +186,13 @@ class HaltFolder:
         finally:
             os.close(handle)
         return False
+
+
+def _changed_ns(path: Path) -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 - half the time of the Path's own
+    except FileNotFoundError:
+        return 0
 
 
 def _replace(path: Path, content: bytes, *, later_than_ns: int = 0, is_durable: bool = False) -> None:

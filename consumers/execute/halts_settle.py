@@ -2,7 +2,8 @@
 
 `executor` runs it in a thread. It needs no Kafka. The selling comes from `trade` where that runs; what nobody has on
 sale after `PATIENCE_S` is sold from here, out of the journal's own count of what was bought, so that both together
-never sell more than that. What a person's own order bought is left to that person.
+never sell more than that. A refused sale is tried again and nothing is settled before, unless it can never be sold.
+What a person's own order bought is left to that person.
 """
 
 import logging
@@ -18,7 +19,7 @@ from consumers.execute.halts import PASSING, HaltGate
 from consumers.execute.halts_file import ALL_ACCOUNTS, Standing
 from consumers.execute.halts_keeper import WRITTEN_S, HaltKeeper
 from consumers.execute.journal import Journal
-from consumers.execute.journal_rows import MANUAL, Working
+from consumers.execute.journal_rows import MANUAL, IntentRow, Working
 from consumers.execute.limits import sellable
 from infra.log import Record
 from streams.messages import CancelIntent, Halt, OrderIntent, content_id
@@ -29,8 +30,12 @@ LOOK_EVERY_S = 0.05
 LOOK_AGAIN_S = 1.0
 """Once all is settled: an order that was given up may still appear."""
 PATIENCE_S = 3.0
+LONGEST_S = 60.0
+"""Between two sales of the same: after a refusal twice as long as before, up to this."""
 SALE_MS = 60_000
 _RESTING = frozenset({"limit", "best"})
+_FOR_GOOD = frozenset({"under_min_total_ask", "nothing-there"})
+"""Refusals of what can never be sold: too little for an order, or nothing of it is at the exchange."""
 
 
 class HaltSettler:
@@ -52,7 +57,9 @@ class HaltSettler:
         self._route = route
         self._now_s = now_s
         self._asked: set[str] = set()
-        self._unsold_since_s: dict[tuple[str, str, str], float] = {}
+        self._due: dict[tuple[str, str, str], tuple[float, float]] = {}
+        """When a ledger's next sale is due, and how long after it the one behind it."""
+        self._newest: dict[str, int] = {}
 
     def run(self, stop: Event) -> None:
         """Until `stop`."""
@@ -74,6 +81,7 @@ class HaltSettler:
                 logger.warning("halt of %s is settled: nothing in flight, nothing open", one.halt.account)
         if is_settled := all(one.is_settled for one in standings):
             self._asked.clear()
+            self._due.clear()
         return is_settled
 
     def _standing(self, halt: Halt, at_work: list[Working]) -> Standing:
@@ -137,34 +145,47 @@ class HaltSettler:
                 continue
             if left <= 0:
                 unsold += held.open > 0
-                self._unsold_since_s.pop(key, None)
+                self._due.pop(key, None)
                 continue
-            since_s = self._unsold_since_s.setdefault(key, self._now_s())
-            if self._now_s() - since_s < PATIENCE_S or self._sell_one(halt, last, ledger, left):
-                unsold += 1
-            else:
-                unsold += held.open > 0
-                notes.append(f"{left:f} of {market} could not be sold ({account})")
+            refusal = self._sell_one(halt, last, ledger, left)
+            unsold += refusal not in _FOR_GOOD or held.open > 0
+            if refusal:
+                how = "could not be sold" if refusal in _FOR_GOOD else "is not sold yet, it is tried again"
+                notes.append(f"{left:f} of {market} {how} ({account}, {refusal})")
         return unsold, notes
 
-    def _sell_one(self, halt: Halt, last: OrderIntent, ledger: str, quantity: Decimal) -> bool:
-        """Order one sale, or wait for the one before; False where the exchange refused to sell so much already."""
-        number = 0
-        while (row := self._journal.intent(_sale(halt, last, ledger, number).id)) is not None:
-            if row.state not in ENDED:
-                return True
-            if row.state == "REJECTED" and row.intent.quantity == quantity:
-                return False
-            number += 1
+    def _sell_one(self, halt: Halt, last: OrderIntent, ledger: str, quantity: Decimal) -> str:
+        """Order the next sale when it is due; what the one before was refused for, if that was to sell as much."""
+        number, row = self._newest_sale(halt, last, ledger)
+        if row is not None and row.state not in ENDED:
+            return ""
+        is_refused = row is not None and row.state == "REJECTED" and row.intent.quantity == quantity
+        refusal = row.refusal or "refused" if row is not None and is_refused else ""
+        key, now_s = (last.account, ledger, last.market), self._now_s()
+        due_s, pause_s = self._due.setdefault(key, (now_s + PATIENCE_S, PATIENCE_S))
+        if refusal in _FOR_GOOD or now_s < due_s:
+            return refusal
+        self._order(_sale(halt, last, ledger, number), quantity)
+        pause_s = min(pause_s * 2, LONGEST_S) if refusal else PATIENCE_S
+        self._due[key] = now_s + pause_s, pause_s
+        return refusal
+
+    def _newest_sale(self, halt: Halt, last: OrderIntent, ledger: str) -> tuple[int, IntentRow | None]:
+        """The number of a ledger's next sale under a halt, and the sale before it."""
+        name = _sale(halt, last, ledger).id
+        number = self._newest.get(name, 0)
+        row = self._journal.intent(_sale(halt, last, ledger, number).id)
+        while row is not None and (later := self._journal.intent(_sale(halt, last, ledger, number + 1).id)) is not None:
+            number, row = number + 1, later
+        self._newest[name] = number
+        return number + (row is not None), row
+
+    def _order(self, sale: OrderIntent, quantity: Decimal) -> None:
         now_ms, wall_ms = self._clock.now_ms(), self._clock.wall_ms()
-        intent = msgspec.structs.replace(
-            _sale(halt, last, ledger, number), quantity=quantity, event_ms=now_ms, expires_ms=now_ms + SALE_MS
-        )
+        intent = msgspec.structs.replace(sale, quantity=quantity, event_ms=now_ms, expires_ms=now_ms + SALE_MS)
         if self._journal.add_intent(intent, Record("halts", 0, -1, wall_ms, intent.account, b"")):
             logger.warning("selling %s of %s for %s: nobody else does", quantity, intent.market, intent.account)
             self._route(Task("send", intent.id))
-        self._unsold_since_s[intent.account, ledger, intent.market] = self._now_s()
-        return True
 
 
 def _sale(halt: Halt, last: OrderIntent, ledger: str, number: int = 0) -> OrderIntent:

@@ -1,10 +1,10 @@
 """The verbs `halt` and `resume`: write into the run folder first, then wait for the executor's answer.
 
-Called by the command line. Kafka is needed for neither; where no executor runs, the stages are told from here.
+Called by the command line, for the API too. Kafka is needed for neither; where no executor runs, the stages are told
+from here.
 """
 
 import logging
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 from consumers.execute.halts_file import ALL_ACCOUNTS, DamagedFile, HaltFolder, Standing
 from consumers.execute.halts_words import Language, how_far, who, words
 from infra.errors import BadSettings, ObservatorError
-from infra.servers.broker import bootstrap_of, open_log
+from infra.servers.broker import bootstrap_of, listens, open_log
 from infra.settings import Settings
 from streams.messages import Halt, encode
 
@@ -39,17 +39,18 @@ class Outcome(NamedTuple):
 class Verbs:
     """Both verbs on one run folder."""
 
-    def __init__(self, settings: Settings, say: Say, language: Language = "en") -> None:
+    def __init__(self, settings: Settings, say: Say, language: Language = "en", by: str = BY) -> None:
         self._settings = settings
         self._folder = HaltFolder(settings.home)
         self._say = say
         self._language: Language = language
+        self._by = by
 
     def halt(self, account: str, kind: Literal["no-new-orders", "sell-all"], timeout_s: float) -> Outcome:
         """Close the gate of an account, or of all (`*`), and wait until it has come to rest."""
         name = who(account, self._language)
         began_s = time.monotonic()
-        halt = self._folder.order(Halt(account=account, kind=kind, event_ms=self._later_than(account), by=BY))
+        halt = self._folder.order(Halt(account=account, kind=kind, event_ms=self._later_than(account), by=self._by))
         self._tell("written", who=name, kind=kind)
         figures: dict[str, Any] = {"account": account, "kind": kind, "event_ms": halt.event_ms, "state": "written"}
         standing = self._wait(lambda: self._answered(halt), ANSWER_S)
@@ -59,7 +60,7 @@ class Verbs:
         self._tell("closed", ms=figures["closed_ms"])
         is_settled = self._settle(halt, began_s + timeout_s)
         standing = self._answered(halt) or standing
-        figures |= {name: getattr(standing, name) for name in ("in_flight", "open_orders", "unsold", "text")}
+        figures |= how_much(standing)
         if not standing.is_known:
             self._tell("unknown", who=name)
         if not is_settled:
@@ -68,7 +69,8 @@ class Verbs:
             self._tell("unsettled", seconds=f"{timeout_s:g}")
             return Outcome(figures, UNSETTLED)
         figures |= {"state": "settled", "settled_ms": _since_ms(began_s)}
-        self._tell("sold" if kind == "sell-all" else "settled", seconds=f"{figures['settled_ms'] / 1000:.1f}")
+        is_sold = kind == "sell-all" and not standing.text
+        self._tell("sold" if is_sold else "settled", seconds=f"{figures['settled_ms'] / 1000:.1f}")
         if standing.text:
             self._say(standing.text)
         return Outcome(figures, SETTLED)
@@ -84,7 +86,8 @@ class Verbs:
         else:
             self._say_what_is_open(account)
             self._ask(account, has_looked=has_looked, ask=ask)
-            lifted = self._folder.order(Halt(account=account, kind="lifted", event_ms=self._later_than(account), by=BY))
+            event_ms = self._later_than(account)
+            lifted = self._folder.order(Halt(account=account, kind="lifted", event_ms=event_ms, by=self._by))
             is_read = self._wait(lambda: self._answered(lifted), ANSWER_S) is not None
             figures |= {"state": "lifted" if is_read else "written", "event_ms": lifted.event_ms}
             self._tell("lifted" if is_read else "lifted-later", who=name)
@@ -94,6 +97,21 @@ class Verbs:
         for key, kind in sorted(still.items()):
             self._tell("still", who=who(key, self._language), kind=kind)
         return Outcome(figures | {"still": still}, NO_EXECUTOR if figures["state"] == "written" else SETTLED)
+
+    def standings(self) -> dict[str, Any]:
+        """What is halted now and how far each halt is; `damage` says why the file of commands cannot be read."""
+        is_answered, damage = self._folder.is_answered(), ""
+        try:
+            self._folder.commands()
+        except DamagedFile as error:
+            damage = str(error)
+        rows = []
+        for account, halt in sorted(self._halts().items()):
+            standing = self._answered(halt) if is_answered else None
+            state = "written" if standing is None else "settled" if standing.is_settled else "closed"
+            row = {"account": account, "kind": halt.kind, "event_ms": halt.event_ms, "by": halt.by, "state": state}
+            rows.append(row | (how_much(standing) if standing is not None else {}))
+        return {"executor_runs": is_answered, "damage": damage, "halts": rows}
 
     # --- parts
 
@@ -159,16 +177,15 @@ class Verbs:
         return standing is not None
 
     def _unread(self, halt: Halt, figures: dict[str, Any]) -> Outcome:
-        if self._folder.is_answered():
-            self._tell("unanswered", seconds=f"{ANSWER_S:g}")
-            return Outcome(figures, UNSETTLED)
-        self._tell("no-executor")
+        """Told from here: another host's executor may be the one that sends, and reads it from the log."""
+        is_answered = self._folder.is_answered()
+        self._tell("unanswered" if is_answered else "no-executor", seconds=f"{ANSWER_S:g}")
         figures["told"] = self._publish(halt)
-        return Outcome(figures, NO_EXECUTOR)
+        return Outcome(figures, UNSETTLED if is_answered else NO_EXECUTOR)
 
     def _publish(self, halt: Halt) -> bool:
         """Tell the other stages, because no executor does; whether Kafka took it."""
-        if not _listens(bootstrap_of(self._settings)):
+        if not listens(bootstrap_of(self._settings)):
             self._tell("log-away")
             return False
         try:
@@ -191,14 +208,9 @@ class Verbs:
         self._say(words(name, self._language, **values))
 
 
-def _listens(bootstrap: str) -> bool:
-    """Whether anybody is at the broker's address: the client alone would write a page of errors."""
-    host, _, port = bootstrap.partition(",")[0].rpartition(":")
-    try:
-        with socket.create_connection((host, int(port)), LOG_S):
-            return True
-    except OSError:
-        return False
+def how_much(standing: Standing) -> dict[str, Any]:
+    """What is left to be done, as figures."""
+    return {name: getattr(standing, name) for name in ("in_flight", "open_orders", "unsold", "text")}
 
 
 def ask_at_terminal(text: str) -> str:

@@ -9,8 +9,8 @@ Language = Literal["en", "ko"]
 _WORDS: dict[str, tuple[str, str]] = {
     "written": ("The halt of {who} is written: {kind}.", "{who}의 긴급 정지를 기록했습니다: {kind}."),
     "no-executor": (
-        "No order executor runs here. The halt holds: one that starts reads it first. Open orders stay open till then.",
-        "실행기가 돌고 있지 않습니다. 정지는 유효하며 실행기가 시작되면 먼저 읽습니다. 미체결은 그때까지 남습니다.",
+        "No order executor works here. The halt holds: one that begins reads it first. Open orders stay till then.",
+        "여기서 일하는 실행기가 없습니다. 정지는 유효하며 실행기가 시작되면 먼저 읽습니다. 미체결은 그때까지 남습니다.",
     ),
     "log-told": ("The other stages were told through Kafka.", "다른 단계에는 Kafka로 알렸습니다."),
     "log-away": (

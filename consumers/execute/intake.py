@@ -18,7 +18,7 @@ from consumers.execute.desk import Task
 from consumers.execute.journal import Journal
 from infra.log import Log, Record, Slot, slots_of
 from streams import topics
-from streams.messages import DeadLetter, OrderIntent, encode
+from streams.messages import CancelIntent, DeadLetter, OrderIntent, encode
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ GROUP = "execute"
 TOPIC = "order-intents"
 BATCH = 100
 IDLE_COMMIT_S = 1.0
+COMMIT_EVERY_S = 0.25
+"""A commit is a round trip in which nothing new is taken; what it would tell is in the journal anyway."""
 _UNDER_WAY = frozenset({"NEW", "RETRY", "SENDING"})
 
 
@@ -53,7 +55,7 @@ class Intake:
         committed = log.committed(GROUP, slots)
         starts = {slot: _start(committed.get(slot), bounds[slot]) for slot in slots}
         self._committed = dict(starts)
-        self._idle_commit_s = time.monotonic()
+        self._next_commit_s = self._idle_commit_s = time.monotonic()
         self._reader = log.reader(starts)
 
     def close(self) -> None:
@@ -68,18 +70,15 @@ class Intake:
         return None
 
     def step(self, timeout_s: float) -> int:
-        """Journal what has come, plan it, commit what is done; returns the number of records."""
+        """Journal what has come, plan it, commit now and then what is done; returns the number of records."""
         if not self._waiting:
             self._waiting.extend(self._reader.read(BATCH, timeout_s))
-        count = 0
+        count = len(self._waiting)
         while self._waiting:
-            record = self._waiting[0]
-            self._reach("after_poll")
-            intent_id = self._take(record)
-            self._waiting.popleft()
-            self._taken.setdefault(record.slot, deque()).append(_Taken(record.offset, intent_id))
-            count += 1
-        self.commit()
+            if read := self._readable():
+                self._take(read)
+        if time.monotonic() >= self._next_commit_s:
+            self.commit()
         return count
 
     def commit(self) -> None:
@@ -91,6 +90,7 @@ class Intake:
         if not offsets and time.monotonic() >= self._idle_commit_s:
             offsets = self._past_markers()
         if offsets:
+            self._next_commit_s = time.monotonic() + COMMIT_EVERY_S
             self._idle_commit_s = time.monotonic() + IDLE_COMMIT_S
             self._committed |= offsets
             self._reach("before_commit")
@@ -113,23 +113,42 @@ class Intake:
         row = self._journal.intent(taken.intent_id)
         return row is not None and row.state in _UNDER_WAY
 
-    def _take(self, record: Record) -> str:
-        """Journal one record; returns the intent that it waits for."""
-        try:
-            message = topics.decode(TOPIC, record.value)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            bury(self._log, record, str(error), self._clock.wall_ms())
-            return ""
-        self._clock.observe(message.event_ms, record.append_ms)
-        if isinstance(message, OrderIntent):
-            is_new = self._journal.add_intent(message, record)
-            self._reach("after_journal_new")
-            if is_new:
-                self._route(Task("send", message.id))
-            return message.id
-        if self._journal.add_cancel(message):
-            self._route(Task("cancel", message.id))
-        return ""
+    def _readable(self) -> list[tuple[Record, OrderIntent | CancelIntent]]:
+        """What waits, up to the first record that cannot be read; where that is the first of all, it is buried."""
+        found: list[tuple[Record, OrderIntent | CancelIntent]] = []
+        for record in self._waiting:
+            self._reach("after_poll")
+            try:
+                found.append((record, topics.decode(TOPIC, record.value)))
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                if not found:
+                    bury(self._log, record, str(error), self._clock.wall_ms())
+                    self._note("")
+                break
+        return found
+
+    def _take(self, read: list[tuple[Record, OrderIntent | CancelIntent]]) -> None:
+        """Journal records together, with one wait for the disk, then plan what is new."""
+        tasks: list[Task] = []
+        with self._journal.transaction():
+            for record, message in read:
+                self._clock.observe(message.event_ms, record.append_ms)
+                if isinstance(message, OrderIntent):
+                    if self._journal.add_intent(message, record):
+                        tasks.append(Task("send", message.id))
+                elif self._journal.add_cancel(message):
+                    tasks.append(Task("cancel", message.id))
+        for _, message in read:
+            if isinstance(message, OrderIntent):
+                self._reach("after_journal_new")
+            self._note(message.id if isinstance(message, OrderIntent) else "")
+        for task in tasks:
+            self._route(task)
+
+    def _note(self, intent_id: str) -> None:
+        """The first record that waits is taken, and waits for an intent from here on, or for nothing."""
+        record = self._waiting.popleft()
+        self._taken.setdefault(record.slot, deque()).append(_Taken(record.offset, intent_id))
 
 
 def bury(log: Log, record: Record, reason: str, event_ms: int) -> None:

@@ -122,7 +122,7 @@ def ended_elsewhere(intent: OrderIntent, order: Order, *, is_cancelled_by_us: bo
 
 
 def at_most(intent: OrderIntent, holdings: Iterable[Holding]) -> OrderIntent | None:
-    """An exit of a paused account, cut to what is there to be sold; None: nothing is."""
+    """An exit cut to what is there to be sold; None: nothing is."""
     currency = intent.market.partition("-")[2]
     there = sum((one.available for one in holdings if one.currency == currency), ZERO)
     if intent.quantity is None or intent.quantity <= there:

@@ -39,6 +39,48 @@ WORDS: dict[Kind, tuple[str, str]] = {
 }
 
 
+_SENTENCES: dict[str, tuple[str, str]] = {
+    "unknown": (
+        "there is no account {account!r}; `observator account list` names them",
+        "{account!r} 계정이 없습니다. `observator account list`로 확인하세요",
+    ),
+    "not-paused": (
+        "{account} is not paused: there is nothing to resume",
+        "{account}: 일시 중지 상태가 아니므로 재개할 것이 없습니다",
+    ),
+    "look-first": (
+        "look at the pocket at the exchange first, then say so with --yes-i-looked",
+        "먼저 거래소의 계좌를 확인한 뒤 --yes-i-looked를 붙이세요",
+    ),
+    "question": (
+        "{account} is paused ({reason}). What the exchange holds now will be accepted. Type {account} to go on",
+        "{account} 계정은 일시 중지되었습니다({reason}). 지금 거래소의 보유량을 인정합니다. 계속하려면 {account} 입력",
+    ),
+    "mistyped": (
+        "that was not {account}: nothing was changed",
+        "{account}이(가) 아닙니다. 아무것도 바꾸지 않았습니다",
+    ),
+    "done": ("{account} may enter again.", "{account} 계정은 다시 진입할 수 있습니다."),
+}
+
+
+def person() -> str:
+    """Who sits at the command line."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return "command line"
+
+
+def _say(name: str, language: Language, **values: object) -> str:
+    return _SENTENCES[name][language == "ko"].format(**values)
+
+
+def done_words(account: str, language: Language) -> str:
+    """What is said when an account may enter again."""
+    return _say("done", language, account=account)
+
+
 def text_of(reason: str, language: Language = "en") -> str:
     """A pause's reason in words; a word that has none stands for itself."""
     found = {str(kind): words for kind, words in WORDS.items()}.get(reason)
@@ -73,20 +115,28 @@ def row_of(account: Account, language: Language = "en") -> dict[str, Any]:
     }
 
 
-def resume(log: Log, account: str, *, has_looked: bool, ask: Callable[[str], str] | None) -> dict[str, Any]:
+def resume(
+    log: Log,
+    account: str,
+    *,
+    has_looked: bool,
+    ask: Callable[[str], str] | None,
+    language: Language = "en",
+    by: str = "",
+) -> dict[str, Any]:
     """Say that a paused account may enter again, after a person typed its name; raises `BadSettings`."""
     found = accounts(log).get(account)
     if found is None:
-        raise BadSettings(f"there is no account {account!r}; `observator account list` names them")
+        raise BadSettings(_say("unknown", language, account=account))
     if not found.paused:
-        raise BadSettings(f"{account} is not paused: there is nothing to resume")
+        raise BadSettings(_say("not-paused", language, account=account))
     if not has_looked:
         if ask is None:
-            raise BadSettings("look at the pocket at the exchange first, then say so with --yes-i-looked")
-        question = f"{account} is paused ({text_of(found.paused)}). What the exchange holds now will be accepted."
-        if ask(f"{question} Type {account} to go on").strip() != account:
-            raise BadSettings(f"that was not {account}: nothing was changed")
-    message = AccountResumed(account=account, event_ms=time.time_ns() // 1_000_000, by=getpass.getuser())
+            raise BadSettings(_say("look-first", language))
+        question = _say("question", language, account=account, reason=text_of(found.paused, language))
+        if ask(question).strip() != account:
+            raise BadSettings(_say("mistyped", language, account=account))
+    message = AccountResumed(account=account, event_ms=time.time_ns() // 1_000_000, by=by or person())
     publisher = log.publisher(linger_ms=0)
     try:
         publisher.publish("controls", account, encode(message))

@@ -21,7 +21,7 @@ from consumers.execute.journal_rows import AttemptRow, Held, IntentRow, JournalR
 from consumers.execute.journal_store import Database, JournalFailed, SqliteStore, Store
 from consumers.execute.venue import Execution
 from infra.log import Record
-from streams.messages import CancelIntent, Halt, Message, OrderEvent, OrderIntent, encode
+from streams.messages import CancelIntent, Halt, Message, OrderEvent, OrderIntent, OrderRejected, encode
 
 __all__ = ["AttemptRow", "Held", "IntentRow", "Journal", "JournalFailed", "OutboxRow", "halt_id"]
 
@@ -124,8 +124,8 @@ class Journal(JournalRows):
         with self.transaction() as db:
             cursor = db.execute(
                 "INSERT INTO intent(intent_id, seq, account, pocket, market, purpose, side, strategy, payload, state,"
-                ' attempt, uuid, topic, partition, "offset", append_ms, expires_at)'
-                " VALUES (?, (SELECT COALESCE(MAX(seq), 0) + 1 FROM intent), ?, ?, ?, ?, ?, ?, ?, 'NEW', 0, '',"
+                ' attempt, uuid, refusal, topic, partition, "offset", append_ms, expires_at)'
+                " VALUES (?, (SELECT COALESCE(MAX(seq), 0) + 1 FROM intent), ?, ?, ?, ?, ?, ?, ?, 'NEW', 0, '', '',"
                 " ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 (
                     intent.id, intent.account, intent.pocket, intent.market, intent.purpose, intent.side,
@@ -278,6 +278,8 @@ class Journal(JournalRows):
             self._store.execute(
                 "INSERT INTO outbox(topic, key, payload) VALUES (?, ?, ?)", (EVENTS, _pocket_of(event), encode(event))
             )
+            if isinstance(event, OrderRejected):
+                self._store.execute("UPDATE intent SET refusal = ? WHERE intent_id = ?", (event.name, event.intent_id))
 
     # --- outbox
 

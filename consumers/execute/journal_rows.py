@@ -27,6 +27,8 @@ class IntentRow(NamedTuple):
     attempt: int
     uuid: str
     append_ms: int
+    refusal: str
+    """Name of what it was refused for; empty where it was not."""
 
     @property
     def purpose(self) -> Purpose:
@@ -92,7 +94,9 @@ class JournalRows:
 
     def intent(self, intent_id: str) -> IntentRow | None:
         """An intent, None where it was never journalled."""
-        rows = self._rows("SELECT payload, state, attempt, uuid, append_ms FROM intent WHERE intent_id = ?", intent_id)
+        rows = self._rows(
+            "SELECT payload, state, attempt, uuid, append_ms, refusal FROM intent WHERE intent_id = ?", intent_id
+        )
         return IntentRow(_decode_intent(rows[0][0]), *rows[0][1:]) if rows else None
 
     def newest_intent(self) -> IntentRow | None:
@@ -177,12 +181,39 @@ class JournalRows:
         return [execution for execution in unique.values() if execution.id not in known]
 
     def held(self, intent: OrderIntent) -> Held:
-        """What the account's strategy bought, sold and has on sale in an intent's market, by this journal alone.
+        """What the account's strategy bought, sold and has on sale in an intent's market, by this journal alone; of an
+        account that ordered from several pockets what it has in the intent's own, where that is less.
 
         The intent itself and the one that it replaces are not counted as on sale.
         """
         key = intent.account, ledger_of(intent), intent.market
         sums = self._rows("SELECT bought, sold FROM held WHERE account = ? AND strategy = ? AND market = ?", *key)
+        bought, sold = map(Decimal, sums[0] if sums else ("0", "0"))
+        every = Held(bought, sold, self._on_sale(intent))
+        place = intent.account, intent.market, intent.pocket
+        other = "SELECT 1 FROM intent WHERE account = ? AND market = ? AND pocket"  # each is one step in an index
+        if not self._rows(f"{other} < ? LIMIT 1", *place) and not self._rows(f"{other} > ? LIMIT 1", *place):
+            return every
+        here = self._held_in_pocket(intent)
+        return min(every, here, key=lambda one: one.bought - one.sold - one.open)
+
+    def _held_in_pocket(self, intent: OrderIntent) -> Held:
+        """The same from the fills of one pocket's orders alone."""
+        rows = self._rows(
+            "SELECT i.payload, f.quantity FROM fills f JOIN intent i ON i.intent_id = f.intent_id"
+            " WHERE i.account = ? AND i.market = ? AND i.pocket = ?",
+            intent.account, intent.market, intent.pocket,
+        )  # fmt: skip
+        sums = {"buy": Decimal(0), "sell": Decimal(0)}
+        with localcontext(prec=50):
+            for payload, quantity in rows:
+                other = _decode_intent(payload)
+                if ledger_of(other) == ledger_of(intent):
+                    sums[other.side] += Decimal(quantity)
+        return Held(sums["buy"], sums["sell"], self._on_sale(intent, intent.pocket))
+
+    def _on_sale(self, intent: OrderIntent, pocket: str = "") -> Decimal:
+        """What its ledger's open sells may still sell, those of one pocket or of all."""
         states = ("SENDING", "UNKNOWN", "RETRY", "ACKED", "LOST")
         rows = self._rows(
             "SELECT intent_id, payload FROM intent WHERE account = ? AND strategy = ? AND market = ? AND side = 'sell'"  # noqa: S608 - question marks
@@ -193,11 +224,11 @@ class JournalRows:
         with localcontext(prec=50):
             for intent_id, payload in rows:
                 other = _decode_intent(payload)
-                if intent_id not in {intent.id, intent.replaces} and ledger_of(other) == key[1]:
+                is_meant = ledger_of(other) == ledger_of(intent) and pocket in {"", other.pocket}
+                if is_meant and intent_id not in {intent.id, intent.replaces}:
                     done = sum((a.executed_quantity for a in self.attempts_of(intent_id)), Decimal(0))
                     on_sale += max(Decimal(0), (other.quantity or Decimal(0)) - done)
-        bought, sold = sums[0] if sums else ("0", "0")
-        return Held(Decimal(bought), Decimal(sold), on_sale)
+        return on_sale
 
     def ledgers(self) -> list[tuple[str, str, str]]:
         """Account, strategy and market of everything that was ever bought or sold here."""

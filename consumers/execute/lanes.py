@@ -104,6 +104,8 @@ class Lane:
         del self._due[key]
         self._running.add(key)
         self._busy[task.pocket] += 1
+        if self._heap:
+            self._ready.notify()  # whoever takes a task leaves the next one to another
         return task
 
     def _leave(self, task: Task) -> None:
@@ -114,7 +116,7 @@ class Lane:
                 del self._busy[task.pocket]
             for entry in self._aside.pop(task.pocket, ()):
                 heapq.heappush(self._heap, entry)
-            self._ready.notify_all()
+                self._ready.notify()
 
     def _wait_s(self) -> float | None:
         if not self._heap:

@@ -167,9 +167,10 @@ class RiskGate:
         facts = self._markets.get(intent.market)
         if facts is None:
             return None
-        if intent.side == "buy" and facts.is_delisted:
-            return Refusal("delisted", f"the exchange lists {intent.market} no longer")
-        if intent.side == "buy" and intent.purpose == "entry" and (facts.is_caution or facts.is_warning):
+        is_entry = intent.side == "buy" and intent.purpose == "entry"
+        if (intent.side == "buy" and facts.is_delisted) or (is_entry and facts.delisting_ms is not None):
+            return Refusal("delisted", f"the exchange ends trading in {intent.market}, or has")
+        if is_entry and (facts.is_caution or facts.is_warning):
             return Refusal("caution", f"the exchange warns of {intent.market}")
         is_priced = self._is_priced(intent)
         if is_priced and total < facts.minimum_total:

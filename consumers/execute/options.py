@@ -53,13 +53,17 @@ class Options:
         return self.database or self.journal_path
 
 
+def address_of(settings: Settings) -> str:
+    """Where the exchange answers; one without a fixed port may move when it is started."""
+    return f"http://{settings.sandbox.host}:{settings.sandbox.port or port_of(settings.home, 'sandbox')}"
+
+
 def options_of(settings: Settings) -> Options:
     """What the settings of a deployment say."""
     execute = settings.execute
-    host, port = settings.sandbox.host, settings.sandbox.port or port_of(settings.home, "sandbox")
     return Options(
         home=settings.home,
-        address=f"http://{host}:{port}",
+        address=address_of(settings),
         keys=FileKeyRing(settings.home / "run" / "secrets"),
         pocket=settings.paper.pocket,
         database=execute.database,

@@ -15,13 +15,15 @@ from consumers.execute.interference_watch import Watch
 from consumers.execute.keyring import ExchangeKey, KeyRing
 from consumers.execute.limits import Refusal
 from consumers.execute.reconcile import Reconciliation
-from consumers.execute.venue import Answer, Holding, KeyRefused, Order, OrderRequest, Refused
+from consumers.execute.venue import KEY_RETRY_S, Answer, Holding, KeyRefused, Order, OrderRequest, Refused
 from infra.upbit.pace import Pace
 
 logger = logging.getLogger(__name__)
 
-ASK_AGAIN_S = 60.0
-"""After so long a refused key is tried once more: an address or a right may have been mended at the exchange."""
+ASK_AGAIN_S, LONGEST_S = 1.0, 60.0
+"""A refused key is tried again after the first, then after twice as long each time, up to the second: a refusal may be
+false, and an address or a right may have been mended at the exchange.
+"""
 Connect = Callable[[ExchangeKey, Pace, Callable[[str], None]], UpbitGateway]
 
 
@@ -38,7 +40,7 @@ class PocketVenue:
         self._key: ExchangeKey | None = None
         self._gateway: UpbitGateway | None = None
         self._refused: tuple[ExchangeKey, str] | None = None
-        self._again_s = 0.0
+        self._pause_s = self._again_s = 0.0
 
     def trouble(self) -> Refusal | None:
         """Why nothing can be ordered now."""
@@ -53,7 +55,7 @@ class PocketVenue:
     def _open(self) -> UpbitGateway:
         """The way to the exchange; raises `KeyRefused`."""
         if (trouble := self.trouble()) is not None:
-            raise KeyRefused(trouble.text)
+            raise KeyRefused(trouble.text, self._left_s() if trouble.name == "key-refused" else KEY_RETRY_S)
         key = self._keys.key_of(self._pocket)
         if key is None:
             raise KeyRefused(f"there is no key here for {self._pocket}")
@@ -63,12 +65,25 @@ class PocketVenue:
                 self._key = key
             return self._gateway
 
-    def _note(self, key: ExchangeKey, reason: str) -> None:
-        """The exchange refuses the key: this pocket stops; said once."""
+    def _left_s(self) -> float:
+        """Until a refused key is tried again."""
         with self._lock:
+            return max(self._again_s - self._now_s(), 0.0)
+
+    def _note(self, key: ExchangeKey, reason: str) -> None:
+        """The exchange refuses the key: this pocket stops for a while; said once. What was under way already when it
+        stopped does not make it stop for longer.
+        """
+        with self._lock:
+            now_s = self._now_s()
             is_new = self._refused is None or self._refused[0] != key
+            if is_new or now_s > self._again_s + LONGEST_S:
+                self._pause_s = ASK_AGAIN_S
+            elif now_s >= self._again_s:
+                self._pause_s = min(self._pause_s * 2, LONGEST_S)
             self._refused = key, reason
-            self._again_s = self._now_s() + ASK_AGAIN_S
+            if is_new or now_s >= self._again_s:
+                self._again_s = now_s + self._pause_s
         if is_new:
             logger.error("the exchange refuses the key of %s (%s): the pocket stops", self._pocket, reason)
             self._keys.refused(self._pocket, reason)

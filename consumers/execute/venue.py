@@ -21,14 +21,18 @@ KEY_REFUSALS = frozenset(
     }
 )  # fmt: skip
 """Names of errors that speak of the key, not of the request: every other request would be refused like this one."""
+KEY_RETRY_S = 5.0
+"""So often is looked at least whether there is another key."""
 MOST_LOOKED_UP = 100
 """Orders in one look-up by ids."""
 
 
 class KeyRefused(ExchangeUnavailable):
-    """The pocket has no key, or the exchange refuses it: nothing can be asked until there is another one."""
+    """The pocket has no key, or the exchange refuses it: after `retry_s` it may be worth another try."""
 
-    retry_s = 5.0
+    def __init__(self, text: str, retry_s: float = KEY_RETRY_S) -> None:
+        super().__init__(text)
+        self.retry_s = min(retry_s, KEY_RETRY_S)
 
 
 class Execution(NamedTuple):

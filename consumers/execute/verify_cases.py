@@ -1,7 +1,8 @@
 """All cases of one order, through the executor's own desk and journal in memory: nothing doubled, nothing lost.
 
 Called by `verify orders` and by the tests. The cases are the product of purpose, kind of request, answer, lateness, lag
-of look-ups, burn rule, crash point, second crash point and stopped instead of killed, less what the conditions exclude:
+of look-ups, burn rule, crash point, second crash point and stopped instead of killed (for exits in doubt also what
+becomes of the order that burns their identifier), less what the conditions exclude:
 where the exchange does not burn identifiers, a request of an exit arrives within the longest flight.
 """
 
@@ -25,10 +26,12 @@ from consumers.execute.clock import MarketClock
 from consumers.execute.desk import ENDED, Desk, Parts, Task
 from consumers.execute.journal import Journal
 from consumers.execute.journal_store import JournalFailed, make_tables
+from consumers.execute.lanes import RETRY_S
 from consumers.execute.limits import RiskGate, RiskLimits
 from consumers.execute.reconcile import Reconciliation
 from consumers.execute.venue import request_of
 from consumers.execute.verify_model import OLD, QUANTITY, RULES, Case, Killed, ModelStore, Sleeper, World
+from infra.errors import ExchangeUnavailable
 from infra.log import Record
 from streams.messages import OrderIntent, Purpose
 
@@ -41,6 +44,8 @@ ANSWERS = (
     "ok", "request-lost", "answer-lost", "late", "refused", "refused-answer-lost", "too-many", "unreachable",
     "old-filled",
 )  # fmt: skip
+DOUBTFUL = ("request-lost", "answer-lost", "late", "refused-answer-lost")
+BURNINGS = ("key", "taken")
 LATE_S = (0.3, 1.5, 30.0)
 LAGS_S = (0.0, 1.0)
 WAKES_S = (None, 0.3, 2.2, 40.0)
@@ -82,6 +87,9 @@ class Tally:
 def all_cases() -> Iterator[Case]:
     """The whole product, and every statement of the journal failing once."""
     yield from _crashes()
+    for case, burning in itertools.product(_crashes(), BURNINGS):
+        if is_exit(case.purpose) and case.answer in DOUBTFUL and not case.second:
+            yield case._replace(burning=burning)
     for purpose, is_replacing, answer in itertools.product(PURPOSES, (False, True), FAILING_ANSWERS):
         for fails_at, is_durable in itertools.product(FAILS_AT, (False, True)):
             at = -fails_at if is_durable else fails_at
@@ -146,6 +154,7 @@ def _count(tally: Tally, case: Case, outcome: Outcome) -> None:
         "burn_rule": "burns" if case.burns else "keeps", "crash": case.first or "none",
         "second_crash": case.second or "none",
         "zombie": "no" if case.wakes_s is None else f"wakes_after_{case.wakes_s:g}s",
+        "burning": case.burning or "price",
         "database": "fails" if case.fails_at > 0 else "fails_unheard" if case.fails_at else "works",
     }  # fmt: skip
     for dimension, value in names.items():
@@ -154,7 +163,7 @@ def _count(tally: Tally, case: Case, outcome: Outcome) -> None:
     is_doubled = outcome.accepted > 1 or outcome.executed > QUANTITY
     is_lost = outcome.state not in ENDED or outcome.unknown > 0
     is_plain_exit = is_exit(case.purpose) and not case.is_replacing and not case.answer.startswith("refused")
-    is_unsold = is_plain_exit and outcome.state != "DONE"
+    is_unsold = is_plain_exit and case.burning != "taken" and outcome.state != "DONE"
     tally.doubled += is_doubled
     tally.lost += is_lost
     tally.posted_twice += outcome.posts > 1
@@ -230,20 +239,24 @@ class _Lives:
         agenda.plan([Task("start", POCKET)])
         while (task := agenda.next()) is not None:
             journal.renew()
-            if task.kind == "start":
-                is_done, tasks = start.step(self._wall_ms())
-                if is_done:
-                    world.reach("after_reconcile")
-                    tasks += self._subscribe(journal)
-                agenda.plan(tasks)
-            else:
-                agenda.plan(_step(desk, task))
+            try:
+                agenda.plan(self._start(start, journal) if task.kind == "start" else _step(desk, task))
+            except ExchangeUnavailable:
+                agenda.plan([task._replace(delay_s=RETRY_S)])
+                continue
             self._commit(journal)
             if not agenda.is_empty or task.kind == "start":
                 continue
             if not self._is_over(journal):
                 world.advance(1.0)
                 agenda.plan([Task("sweep", POCKET), Task("poll", POCKET)])
+
+    def _start(self, start: Reconciliation, journal: Journal) -> list[Task]:
+        is_done, tasks = start.step(self._wall_ms())
+        if is_done:
+            self._world.reach("after_reconcile")
+            tasks += self._subscribe(journal)
+        return tasks
 
     def _subscribe(self, journal: Journal) -> list[Task]:
         """Take the intent from the log, where its offset is not committed."""

@@ -29,7 +29,7 @@ from consumers.execute.venue import (
     Replacing,
     Unclear,
 )
-from infra.errors import Fenced
+from infra.errors import ExchangeUnavailable, Fenced
 from streams.messages import Purpose
 
 RULES = Rules(longest_flight_s=2.0, settle_margin_s=0.5, look_up_every_s=0.25, sweep_every_s=1.0, sweep_for_s=1000.0)
@@ -38,6 +38,8 @@ PRICE = Decimal(1000)
 CANCEL_S = 0.2
 """From a taken cancel-and-replace to the old order's end, and so to the new one."""
 OLD = "ob-old-1"
+KEY_REFUSALS = 2
+"""As many refusals in a row as prove that an exchange does not burn, where they are for the price."""
 JOIN_S = 30.0
 
 
@@ -64,6 +66,11 @@ class Case(NamedTuple):
     fails_at: int = 0
     """Which statement fails because the disk is full or the database is gone, the process ending by it; below zero: it
     is durable all the same, only nobody was told.
+    """
+    burning: str = ""
+    """What becomes of the order that must be refused to burn an identifier: `key` (the first two are refused, but not
+    for their price), `taken` (the exchange takes it, and the first request to cancel it finds no answer); else it is
+    refused for its price.
     """
 
 
@@ -178,6 +185,9 @@ class World:
     slept: int = 0
     """Epoch of the sleeper."""
     is_first: bool = True
+    burnt: int = 0
+    """Orders that came only to burn an identifier."""
+    is_cancel_heard: bool = False
     statements: int = 0
 
     @contextmanager
@@ -226,12 +236,20 @@ class World:
     def place(self, request: OrderRequest, identifier: str) -> Answer:
         """POST /v1/orders."""
         if request.price in BURNING_PRICES.values():
-            return self._take(request, identifier, is_refused=True)
+            return self._burn(request, identifier)
         return self._post(identifier, lambda is_refused: self._take(request, identifier, is_refused=is_refused))
 
     def replace(self, uuid: str, request: OrderRequest, identifier: str) -> Answer:
         """POST /v1/orders/cancel_and_new."""
         return self._post(identifier, lambda is_refused: self._swap(uuid, request, identifier, is_refused=is_refused))
+
+    def _burn(self, request: OrderRequest, identifier: str) -> Answer:
+        self.burnt += 1
+        if self.case.burning == "key" and self.burnt <= KEY_REFUSALS:
+            return Refused("no_authorization_ip", "")
+        if self.case.burning == "taken" and identifier not in self.used:
+            return Accepted(self._rest(request, identifier))
+        return self._take(request, identifier, is_refused=True)
 
     def _post(self, identifier: str, take: Callable[[bool], Answer]) -> Answer:
         self.posts[identifier] += 1
@@ -307,10 +325,18 @@ class World:
 
     def rest(self, request: OrderRequest) -> Order:
         """An order that was there before the case began."""
-        old = replace(self._filled(request, OLD), state="wait", executed_quantity=Decimal(0), executions=())
-        self.orders[OLD] = (-1000.0, replace(old, paid_fee=Decimal(0)))
-        self.used.add(OLD)
+        old = self._rest(request, OLD)
+        self.orders[OLD] = (-1000.0, old)
         return old
+
+    def _rest(self, request: OrderRequest, identifier: str) -> Order:
+        order = replace(
+            self._filled(request, identifier), state="wait", executed_quantity=Decimal(0), executions=(),
+            paid_fee=Decimal(0),
+        )  # fmt: skip
+        self.orders[identifier] = (self.now_s, order)
+        self.used.add(identifier)
+        return order
 
     def find(self, identifier: str) -> Order | None:
         """GET /v1/order by identifier."""
@@ -337,9 +363,17 @@ class World:
         """GET /v1/orders/closed (all that is visible)."""
         return [order for at_s, order in self.orders.values() if at_s + self.case.lag_s <= self.now_s]
 
-    def cancel(self, _uuid: str) -> bool:
-        """DELETE /v1/order: not part of the cases."""
-        return False
+    def cancel(self, uuid: str) -> bool:
+        """DELETE /v1/order; the first one is lost on its way."""
+        if not self.is_cancel_heard:
+            self.is_cancel_heard = True
+            raise ExchangeUnavailable("no answer")
+        identifier = uuid.removeprefix("u-")
+        at_s, order = self.orders[identifier]
+        if order.has_ended:
+            return False
+        self.orders[identifier] = at_s, replace(order, state="cancel")
+        return True
 
     def holdings(self) -> list[Holding]:
         """GET /v1/accounts."""

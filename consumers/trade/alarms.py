@@ -3,7 +3,7 @@
 Called by `consumers.trade.fold`; each is told once, as a veto with its reason, until it has passed.
 """
 
-from consumers.trade.exits import is_stale
+from consumers.trade.exits import is_blind
 from consumers.trade.ledgers import Position
 from consumers.trade.reasons import Reason
 from consumers.trade.rules import Plan, exits_of
@@ -23,11 +23,12 @@ def refused_exits(account: Account, now_ms: int) -> list[m.Veto]:
 
 
 def stale_positions(account: Account, plan: Plan, shared: Shared, parameters: Parameters) -> list[m.Veto]:
-    """Tell of positions whose market data are too old, where the account holds on to them."""
+    """Tell of positions that nobody can watch, where the account holds on to them."""
     told: list[m.Veto] = []
     for ledger, position in account.positions.items():
-        was_told, position.is_stale_told = position.is_stale_told, is_stale(ledger, shared, parameters)
-        if position.is_stale_told and not was_told and exits_of(plan, position.strategy).on_stale == "hold":
+        rules = exits_of(plan, position.strategy)
+        was_told, position.is_stale_told = position.is_stale_told, is_blind(rules, ledger, shared, parameters)
+        if position.is_stale_told and not was_told and rules.on_stale != "sell":
             told.append(_told(account, ledger, Reason.STALE_POSITION, shared.now_ms))
     return told
 

@@ -1,5 +1,5 @@
-"""The exit rules: halt, stop, trailing stop, take profit, stale data, time over. Pure; nothing here asks for cost or
-permission.
+"""The exit rules: halt, stop, trailing stop, take profit, stale data, delisting, time over. Pure; nothing here asks for
+cost or permission.
 
 Called by `consumers.trade.fold` inside its decimal context. The entry's cost is sunk: it plays no part. All but time
 over and an expectation that is gone are protective exits and pass every veto.
@@ -14,7 +14,7 @@ from consumers.trade.state import Account, Book, Parameters, Shared
 from streams import messages as m
 from streams.market import costs
 
-PROTECTIVE: frozenset[ExitKind] = frozenset({"stop", "trailing", "take-profit", "stale", "halt"})
+PROTECTIVE: frozenset[ExitKind] = frozenset({"stop", "trailing", "take-profit", "stale", "halt", "delisting"})
 HUNDRED = Decimal(100)
 
 
@@ -26,7 +26,7 @@ def bid_of(book: Book | None) -> Decimal | None:
     return None if bid is None else Decimal(repr(bid))
 
 
-def note_bid(position: Position, book: Book) -> None:
+def note_bid(position: Position, book: Book | None) -> None:
     """Keep the highest bid since the position was opened."""
     bid = bid_of(book)
     if bid is not None and (position.high_bid is None or bid > position.high_bid):
@@ -39,6 +39,28 @@ def is_stale(ledger: str, shared: Shared, parameters: Parameters) -> bool:
     return book is not None and shared.now_ms - book.bin_ms > parameters.stale_feed_ms
 
 
+def price_book(exits: m.ExitRules, ledger: str, shared: Shared, parameters: Parameters) -> Book | None:
+    """The book that exits are judged by: the feed's; while that is too old one over REST, where the rules want it."""
+    key = market_of(ledger)
+    book, quote = shared.books.get(key), shared.quotes.get(key)
+    if quote is None or exits.on_stale == "hold" or shared.now_ms - quote.bin_ms > parameters.stale_feed_ms:
+        return book
+    return quote if book is None or is_stale(ledger, shared, parameters) else book
+
+
+def is_blind(exits: m.ExitRules, ledger: str, shared: Shared, parameters: Parameters) -> bool:
+    """Whether no price may be watched: the feed's is too old, and there is none over REST, or the rules want none."""
+    is_feeds = price_book(exits, ledger, shared, parameters) is shared.books.get(market_of(ledger))
+    return is_feeds and is_stale(ledger, shared, parameters)
+
+
+def _is_given_up(exits: m.ExitRules, ledger: str, shared: Shared, parameters: Parameters) -> bool:
+    """Whether the rules sell because the feed's book is too old."""
+    book = shared.books.get(market_of(ledger))
+    longest_ms = parameters.stale_feed_ms + exits.stale_sell_ms
+    return exits.on_stale == "sell" and book is not None and shared.now_ms - book.bin_ms > longest_ms
+
+
 def wanted_exit(
     account: Account, exits: m.ExitRules, ledger: str, shared: Shared, parameters: Parameters
 ) -> ExitKind | None:
@@ -46,17 +68,26 @@ def wanted_exit(
     if "sell-all" in (shared.halt, account.halt):
         return "halt"
     position = account.positions[ledger]
-    if (kind := _by_price(position, exits, account.settings.stop_percent, ledger, shared)) is not None:
+    book = price_book(exits, ledger, shared, parameters)
+    if (kind := _by_price(position, exits, account.settings.stop_percent, book)) is not None:
         return kind
-    if exits.on_stale == "sell" and is_stale(ledger, shared, parameters):
+    if _is_given_up(exits, ledger, shared, parameters):
         return "stale"
+    if _is_ending(exits, ledger, shared):
+        return "delisting"
     return "time-stop" if shared.now_ms >= position.due_ms else None
 
 
-def _by_price(
-    position: Position, exits: m.ExitRules, stop_percent: Decimal, ledger: str, shared: Shared
-) -> ExitKind | None:
-    bid = bid_of(shared.books.get(market_of(ledger)))
+def _is_ending(exits: m.ExitRules, ledger: str, shared: Shared) -> bool:
+    """Whether the day named for the end of the market's trading is as near as the rules allow."""
+    facts, before_ms = shared.facts.get(market_of(ledger)), exits.delisting_sell_ms
+    if facts is None or facts.delisting_ms is None or before_ms is None:
+        return False
+    return shared.now_ms >= facts.delisting_ms - before_ms
+
+
+def _by_price(position: Position, exits: m.ExitRules, stop_percent: Decimal, book: Book | None) -> ExitKind | None:
+    bid = bid_of(book)
     if bid is None or position.quantity <= 0:
         return None
     if bid <= position.average_price * (1 - stop_percent / HUNDRED):
@@ -118,7 +149,7 @@ def is_dust(ledger: str, quantity: Decimal, shared: Shared, parameters: Paramete
     if quantity <= 0:
         return True
     key = market_of(ledger)
-    facts, bid = shared.facts.get(key), bid_of(shared.books.get(key))
+    facts, bid = shared.facts.get(key), bid_of(shared.quotes.get(key) or shared.books.get(key))
     minimum = facts.minimum_total if facts is not None else parameters.minimum_total
     return bid is not None and (quantity * bid).quantize(Decimal(1), ROUND_FLOOR) < minimum
 

@@ -15,13 +15,13 @@ from consumers.trade.glance import Glance
 from consumers.trade.ledgers import ExitKind, Order, ledger_key, market_of
 from consumers.trade.plans import Plans
 from consumers.trade.rules import Plan, Rule, exits_of, leave_of
-from consumers.trade.state import Account, Bin, Book, Facts, Parameters, State
+from consumers.trade.state import Account, Bin, Book, Facts, Parameters, State, book_of
 from models.strategies.registry import STRATEGIES, Kinds
 from models.strategies.rule import Holding
 from streams import messages as m
 
 Output = m.OrderIntent | m.CancelIntent | m.Veto
-Input = m.Signal | m.Features | m.Market | m.Control | m.OrderEvent
+Input = m.Signal | m.Features | m.Quote | m.Market | m.Control | m.OrderEvent
 
 
 def owns_all(_pocket: str) -> bool:
@@ -64,6 +64,8 @@ class Fold:
                 return self._on_signal(message)
             if isinstance(message, m.Features):
                 return self._on_features(message)
+            if isinstance(message, m.Quote):
+                return self._on_quote(message)
             if isinstance(message, m.Market):
                 self._on_market(message)
                 return []
@@ -101,6 +103,7 @@ class Fold:
             tick_size=message.tick_size,
             maximum_total=message.maximum_total,
             is_delisted=message.is_delisted,
+            delisting_ms=message.delisting_ms,
         )
 
     def _on_features(self, features: m.Features) -> list[Output]:
@@ -110,16 +113,36 @@ class Fold:
             return []
         book = shared.books[key] = Book(bin_ms=features.bin_ms, mid=features.mid, levels=features.levels)
         shared.now_ms = max(shared.now_ms, features.bin_ms)
+        if key in shared.quotes and shared.quotes[key].bin_ms <= book.bin_ms:
+            del shared.quotes[key]
         risk.note_turnover(features, shared)
-        outputs: list[Output] = []
         for account in self.state.accounts.values():
             if key in account.shadow.open:
                 shadow.on_book(account, key, book)
                 self.counted.add(account.settings.account)
-            if account.positions:
-                for ledger in [ledger for ledger in account.positions if market_of(ledger) == key]:
-                    exits.note_bid(account.positions[ledger], book)
-                    outputs += self._check_exit(account, ledger, features.bin_ms)
+        return self._watch(key, book.bin_ms)
+
+    def _on_quote(self, quote: m.Quote) -> list[Output]:
+        """Keep a book over REST that is newer than all that is known; positions alone are judged by it."""
+        shared, key = self.state.shared, m.key_of(quote.exchange, quote.market)
+        book = book_of(quote)
+        known = (shared.books.get(key), shared.quotes.get(key))
+        if any(one is not None and book.bin_ms <= one.bin_ms for one in known):
+            return []
+        shared.quotes[key] = book
+        return self._watch(key, book.bin_ms)
+
+    def _watch(self, key: str, event_ms: int) -> list[Output]:
+        """Judge the open positions of a market by its newest price."""
+        outputs: list[Output] = []
+        for account in self.state.accounts.values():
+            if not account.positions:
+                continue
+            for ledger in [ledger for ledger in account.positions if market_of(ledger) == key]:
+                position = account.positions[ledger]
+                rules = exits_of(self.plans.of(account), position.strategy)
+                exits.note_bid(position, exits.price_book(rules, ledger, self.state.shared, self.parameters))
+                outputs += self._check_exit(account, ledger, event_ms)
         return outputs
 
     def _on_signal(self, signal: m.Signal) -> list[Output]:
@@ -235,7 +258,9 @@ class Fold:
         if made is None:
             return []
         self.changed.add(account.settings.account)
-        account.day.orders += isinstance(made, m.OrderIntent)
+        if isinstance(made, m.OrderIntent):
+            account.day.orders += 1
+            self.crowd.note_sell(account, account.orders[made.id])
         return [made]
 
     # --- people and orders ----------------------------------------------------------------------------------------
@@ -278,6 +303,7 @@ class Fold:
 
     def _on_settings(self, settings: m.AccountSettings) -> None:
         self.plans.forget()
+        self.crowd.regroup()
         if not self.owns(settings.pocket):
             self.state.accounts.pop(settings.account, None)
             return

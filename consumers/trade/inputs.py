@@ -17,7 +17,7 @@ from infra.log import Log, Record, Slot, slots_of
 from streams import messages as m
 from streams import topics
 
-TOPICS = ("controls", "markets", "order-events", "features", "signals")
+TOPICS = ("controls", "markets", "order-events", "features", "quotes", "signals")
 """What trade reads, in the order in which one batch is folded: people, then orders, then prices, then forecasts."""
 _RANK = {topic: rank for rank, topic in enumerate(TOPICS)}
 _BUFFERED = 5_000

@@ -14,7 +14,7 @@ ZERO = Decimal(0)
 REFUSED_ALARM = 3
 """Exits refused in a row after which people are told: the first two may be a moment's limit or a price that moved."""
 
-ExitKind = Literal["stop", "take-profit", "trailing", "time-stop", "expectation", "stale", "halt"]
+ExitKind = Literal["stop", "take-profit", "trailing", "time-stop", "expectation", "stale", "halt", "delisting"]
 
 
 def ledger_key(strategy: str, market: str) -> str:

@@ -69,8 +69,9 @@ def _executors_sale(account: Account, event: m.OrderEvent, now_ms: int, paramete
     """A sale that the executor ordered by itself, under a halt that came while nobody else sold: ours from here on."""
     if not isinstance(event, m.OrderFilled) or (event.purpose, event.side) != ("protective-exit", "sell"):
         return None
-    is_held = ledger_key(event.strategy, m.key_of(event.exchange, event.market)) in {*account.positions, *account.rests}
-    if not is_held or not _is_new(event, now_ms, parameters):
+    ledger = ledger_key(event.strategy, m.key_of(event.exchange, event.market))
+    is_new = ledger in account.rests and _is_new(event, now_ms, parameters)
+    if not is_new and not _is_of_position(account, ledger, event):
         return None
     order = Order(
         intent_id=event.intent_id,
@@ -88,6 +89,17 @@ def _executors_sale(account: Account, event: m.OrderEvent, now_ms: int, paramete
     )
     account.orders[event.intent_id] = order
     return order
+
+
+def _is_of_position(account: Account, ledger: str, event: m.OrderFilled) -> bool:
+    """Whether a sale came after the position's entry, however long ago that is: trade may have been away. What was
+    told before is known, because a position's sales are kept as long as it (`Account.prune`).
+    """
+    position = account.positions.get(ledger)
+    if position is None:
+        return False
+    entry = account.orders.get(position.entry_intent)
+    return event.event_ms >= (position.opened_ms if entry is None else entry.event_ms)
 
 
 def _is_new(event: m.OrderFilled, now_ms: int, parameters: Parameters) -> bool:

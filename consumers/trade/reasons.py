@@ -87,7 +87,10 @@ WORDS: dict[Reason, tuple[str, str]] = {
         "There was no forecast over a horizon that the account trades.",
         "선택한 예측 구간의 신호가 없습니다.",
     ),
-    Reason.DELISTED: ("The exchange lists this market no longer.", "거래지원이 종료된 마켓입니다."),
+    Reason.DELISTED: (
+        "The exchange ends trading in this market, or has.",
+        "거래지원이 종료되었거나 종료될 예정인 마켓입니다.",
+    ),
     Reason.CAUTION: ("The exchange warns of this market.", "거래소가 유의·주의로 지정한 마켓입니다."),
     Reason.STALE_SIGNAL: ("The forecast came too late.", "예측이 너무 늦게 도착했습니다."),
     Reason.STALE_FEED: ("The market data are too old.", "시세 데이터가 오래되었습니다."),

@@ -177,6 +177,7 @@ def _admit(fold: Fold, waiting: dict[str, _Snapshot], entry: m.TradeInput | None
     for name in ready:
         fold.state.accounts[name] = decode_account(waiting.pop(name).state.state)
     fold.state.accounts = dict(sorted(fold.state.accounts.items()))
+    fold.crowd.regroup()
     if not waiting:
         fold.complete()
 

@@ -52,6 +52,8 @@ class Crowd:
     def __init__(self, state: State) -> None:
         self.state = state
         self._uses: dict[str, tuple[int, Decimal]] = {}
+        self._sells: dict[tuple[str, str, str], dict[str, str]] | None = None
+        """Limit sells by market, and pocket or person: intent and account. None: collected at the next question."""
 
     def used(self, key: str, bin_ms: int) -> Decimal:
         """What all of them have put into a market in one bin, fees included."""
@@ -66,6 +68,7 @@ class Crowd:
     def recount(self) -> None:
         """Count again from the accounts' orders, after they were put back."""
         self._uses = {}
+        self.regroup()
         for account in self.state.accounts.values():
             for order in account.orders.values():
                 found = self._uses.get(m.key_of(order.exchange, order.market))
@@ -88,16 +91,37 @@ class Crowd:
 
     def resting_sells(self, account: Account, key: str) -> Iterator[Decimal]:
         """Prices of the open limit sells in a market behind which the same person stands."""
-        settings = account.settings
-        for other in self.state.accounts.values():
-            one = other.settings
-            if one is not settings and one.pocket != settings.pocket and not (one.user and one.user == settings.user):
-                continue
-            for order in other.orders.values():
-                if order.price is None or order.side != "sell" or not order.is_open:
-                    continue
-                if m.key_of(order.exchange, order.market) == key:
-                    yield order.price
+        if self._sells is None:
+            self._sells = {}
+            for other in self.state.accounts.values():
+                for order in other.orders.values():
+                    self.note_sell(other, order)
+        for owner in _owners(account.settings):
+            placed = self._sells.get((key, *owner), {})
+            for intent_id, name in list(placed.items()):
+                found = self.state.accounts[name].orders.get(intent_id)
+                if found is None:
+                    del placed[intent_id]
+                elif found.is_open and found.price is not None:
+                    yield found.price
+
+    def note_sell(self, account: Account, order: Order) -> None:
+        """Remember a limit sell that was just made; other orders are passed over."""
+        if self._sells is None or order.price is None or order.side != "sell":
+            return
+        key = m.key_of(order.exchange, order.market)
+        for owner in _owners(account.settings):
+            self._sells.setdefault((key, *owner), {})[order.intent_id] = account.settings.account
+
+    def regroup(self) -> None:
+        """Accounts came, went, or changed hands: who stands behind which order is looked up anew."""
+        self._sells = None
+
+
+def _owners(settings: m.AccountSettings) -> list[tuple[str, str]]:
+    """What two accounts of one person have in common: the pocket, or the person's name."""
+    pocket = ("pocket", settings.pocket)
+    return [pocket, ("user", settings.user)] if settings.user else [pocket]
 
 
 def _drawn(count: int, *parts: str | int) -> int:
@@ -176,7 +200,7 @@ def total_of(funds: Decimal, settings: m.AccountSettings) -> Decimal:
 def market_refusal(key: str, shared: Shared, parameters: Parameters) -> Reason | None:
     """Why nobody may enter a market now."""
     facts, book = shared.facts.get(key), shared.books.get(key)
-    if facts is not None and facts.is_delisted:
+    if facts is not None and (facts.is_delisted or facts.delisting_ms is not None):
         return Reason.DELISTED
     if facts is not None and facts.is_suspect:
         return Reason.CAUTION

@@ -158,6 +158,8 @@ class Trader:
                 continue
             if isinstance(message, m.Features | m.Signal):
                 self._clock.note(message.bin_ms, record.append_ms)
+            elif isinstance(message, m.Quote):
+                self._clock.begin(message.event_ms, record.append_ms)
             messages.append(message)
         return messages
 

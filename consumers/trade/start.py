@@ -13,7 +13,7 @@ from consumers.trade.state import Parameters
 from infra.errors import BadMessage, BadSettings
 from infra.log import Log, Slot
 from infra.manifest import as_fields, make_manifest
-from infra.settings import Settings
+from infra.settings import PaperSettings, Settings
 from models.strategies.folder import Loaded
 from streams import messages as m
 
@@ -54,6 +54,11 @@ class MarketClock:
         if event_ms > self._event_ms:
             self._event_ms, self._append_ms = event_ms, append_ms
 
+    def begin(self, event_ms: int, append_ms: int) -> None:
+        """Take a price over REST where nothing else is known: trade was started while the feed was dead."""
+        if self._event_ms == 0:
+            self.note(event_ms, append_ms)
+
     def now(self, now_ms: int) -> int:
         """Market time now; 0 while nothing is known."""
         if self._event_ms == 0:
@@ -92,11 +97,26 @@ def ensure_default_account(log: Log, settings: Settings, now_ms: int) -> bool:
             f"`paper.account` and `paper.pocket` are {paper.account} and {paper.pocket}, but the log of this run folder"
             f" knows {other.account} and {other.pocket}: set them back, or use another `home`."
         )
-    account = m.AccountSettings(
-        account=paper.account,
-        pocket=paper.pocket,
+    account = paper_account(paper, paper.account, paper.pocket, now_ms, is_trading=True)
+    publisher = log.publisher()
+    try:
+        publisher.publish("controls", paper.account, m.encode(account))
+        publisher.flush()
+    finally:
+        publisher.close()
+    logger.info("wrote the default paper account %s", paper.account)
+    return True
+
+
+def paper_account(
+    paper: PaperSettings, account: str, pocket: str, now_ms: int, *, is_trading: bool
+) -> m.AccountSettings:
+    """A paper account with the values of the settings."""
+    return m.AccountSettings(
+        account=account,
+        pocket=pocket,
         venue="paper",
-        is_trading=True,
+        is_trading=is_trading,
         budget=Decimal(paper.budget),
         entry_funds=Decimal(paper.entry_funds),
         threshold_percent=Decimal(paper.threshold_percent),
@@ -107,14 +127,6 @@ def ensure_default_account(log: Log, settings: Settings, now_ms: int) -> bool:
         markets=[],
         event_ms=now_ms,
     )
-    publisher = log.publisher()
-    try:
-        publisher.publish("controls", paper.account, m.encode(account))
-        publisher.flush()
-    finally:
-        publisher.close()
-    logger.info("wrote the default paper account %s", paper.account)
-    return True
 
 
 def manifest_of(settings: Settings, loaded: Loaded, started_ms: int) -> m.RunManifest:

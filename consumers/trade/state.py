@@ -56,6 +56,15 @@ class Book(msgspec.Struct, kw_only=True, gc=False):
     levels: list[float | None]
 
 
+def book_of(quote: m.Quote) -> Book:
+    """A book over REST, in the form of a feature row's."""
+    sides = (quote.bid_prices, quote.bid_sizes, quote.ask_prices, quote.ask_sizes)
+    levels = [one for side in sides for one in ([*side, None, None, None, None, None])[:5]]
+    is_whole = bool(quote.bid_prices and quote.ask_prices)
+    mid = (quote.bid_prices[0] + quote.ask_prices[0]) / 2 if is_whole else None
+    return Book(bin_ms=quote.event_ms, mid=mid, levels=levels)
+
+
 class Bin(msgspec.Struct, kw_only=True):
     """The signals of one market's newest bin, by horizon, until they are decided on."""
 
@@ -73,6 +82,7 @@ class Facts(msgspec.Struct, kw_only=True, gc=False):
     """At the price of the time it was told; null in states from before it was kept."""
     maximum_total: Decimal | None = None
     is_delisted: bool = False
+    delisting_ms: int | None = None
 
 
 class Turnover(msgspec.Struct, kw_only=True, gc=False):
@@ -92,6 +102,8 @@ class Shared(msgspec.Struct, kw_only=True):
     warmed_ms: int | None = None
     halt: HaltKind = ""
     books: dict[str, Book] = {}
+    quotes: dict[str, Book] = {}
+    """Books over REST that are newer than the feed's."""
     bins: dict[str, Bin] = {}
     facts: dict[str, Facts] = {}
     turnovers: dict[str, Turnover] = {}
@@ -196,7 +208,9 @@ class Account(msgspec.Struct, kw_only=True):
         needed = {position.entry_intent for position in self.positions.values()}
         for name, order in list(self.orders.items()):
             kept_ms = parameters.late_order_ms if order.was_in_doubt else parameters.closed_order_ms
-            if not order.is_open and name not in needed and now_ms - order.ended_ms > kept_ms:
+            is_old = not order.is_open and name not in needed and now_ms - order.ended_ms > kept_ms
+            is_sale = order.side == "sell" and order.executed_quantity > 0  # of a position: a repetition is known by it
+            if is_old and not (is_sale and order.ledger in self.positions):
                 del self.orders[name]
         for name, manual in list(self.manual_orders.items()):
             kept_ms = parameters.closed_order_ms if manual.is_ended else parameters.late_order_ms

@@ -1,15 +1,16 @@
 """`observator bench memory`: does any process keep more than it should, over millions of records?
 
 Order books and trades with advancing times go into the topics at ten times live speed in place of the feed (Faust: the
-real feed at live speed), while one session of the page refreshes. Each process's own memory is sampled; the slope over
-the records that the stage has read, after the first fifth, is given with its 95 % interval. At live speed that is
-after the first half: until then the markets' runs of W bins fill.
+real feed at live speed), while one session of the page refreshes and the API is asked. Each process's own memory is
+sampled; the slope over the records that the stage has read, after the first fifth, is given with its 95 % interval. At
+live speed that is after the first half: until then the markets' runs of W bins fill.
 """
 
 import threading
 import time
 from typing import Any
 
+from consumers.verify.api_client import ask
 from consumers.verify.deployment import Deployment, deployment, settle
 from consumers.verify.disturbed import EXCHANGE, PARTITIONS, partition_for
 from consumers.verify.page_reader import PageReader
@@ -156,13 +157,14 @@ def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
     is_fed = rate <= _LIVE_RATE
     feed = {"kind": "synthetic", "market_count": _MARKETS if is_fed else 1, "warmup_seconds": 0}
     described = {"feed": feed, "streams": {"runner": runner}}
-    names = ["sandbox", "streams", "predict", "trade", "execute", "views", "page"]
+    names = ["sandbox", "streams", "predict", "trade", "execute", "views", "page", "api"]
     with deployment(described) as running:
         running.start(*names)
         page = PageReader(running.settings.dashboard.port)
         page.start()
-        settle(running, "manifests", 5, 180)  # all but sandbox and page say what they run with when they begin
+        settle(running, "manifests", 5, 180)  # all but sandbox, page and api say what they run with when they begin
         wait_until(lambda: page.refreshes > 0 or page.error is not None, 90, "the page")
+        wait_until(lambda: ask(running.settings.home, "/health")[0] == 200, 90, "the API")
         if is_fed:
             names.append("feed")
             running.start("feed")
@@ -170,10 +172,11 @@ def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
         load.start()
         started = time.monotonic()
         samples: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        answers = 0
         every_s = 2.0 if records > 100_000 else 0.5
         while load.is_alive():
             time.sleep(every_s)
-            _sample(running, load, page, samples)
+            answers += _sample(running, load, page, samples)
         figures: dict[str, float] = {f"{runner}: records": load.written}
         figures[f"{runner}: records per second"] = round(load.written / (time.monotonic() - started))
         if is_fed:
@@ -182,25 +185,32 @@ def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
         ended = time.monotonic()
         while running.lag("features", _INPUTS) and time.monotonic() - ended < _DRAIN_S:
             time.sleep(every_s)
-            _sample(running, load, page, samples)
+            answers += _sample(running, load, page, samples)
         figures[f"{runner}: seconds to drain"] = round(time.monotonic() - ended, 1)
         figures[f"{runner}: feature rows"] = running.count("features")
         page.close()
         figures[f"{runner}: refreshes of the page"] = page.refreshes
+        figures[f"{runner}: answers of the API"] = answers
     return figures | _growth(runner, samples, records / (2e6 if is_fed else 5e6))
 
 
 def _sample(
     running: Deployment, load: Load | LiveLoad, page: PageReader, samples: dict[str, list[tuple[float, float]]]
-) -> None:
-    """Add to each process's samples: millions of records that the stage has read so far, and MB."""
+) -> int:
+    """Add to each process's samples: millions of records that the stage has read so far, and MB.
+
+    Asks the API before; returns how many answers came.
+    """
     running.children.require_alive()
     if error := load.error or page.error:
         raise error
+    token = (running.settings.home / "run" / "secrets" / "api-token").read_text().strip()
+    status, _ = ask(running.settings.home, "/accounts", {"Authorization": f"Bearer {token}"})
     read = max(0, load.written - running.lag("features", _INPUTS))
     for name, points in samples.items():
         if running.children.is_alive(name):  # the feed is stopped before the rest is read
             points.append((read / 1e6, running.own_memory_mb(name)))
+    return int(status == 200)
 
 
 def _growth(runner: str, samples: dict[str, list[tuple[float, float]]], after_millions: float) -> dict[str, float]:

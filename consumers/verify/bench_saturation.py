@@ -7,11 +7,13 @@ to its request at the exchange's door, so it holds Kafka, journal and lane too; 
 import threading
 import time
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
+from consumers.lineage_journal import OrderJournal
 from consumers.verify.halts_stage import INSTANCE, HaltStage, wait_for
+from infra.errors import ExchangeUnavailable
 from infra.figures import result_of
 from streams.messages import CancelIntent, OrderIntent, Purpose, content_id
 
@@ -24,6 +26,7 @@ PER_SECOND: dict[str, float] = {"entry": 15.0, "manual": 1.0, "exit": 3.0, "prot
 """Orders and cancels offered; the exchange takes 12 orders a second from a pocket."""
 ENTRY_LIFE_MS = 10_000
 CANCEL_AFTER_S = 6.0
+PATIENCE_S = 60.0
 FUNDS = Decimal(1_000_000)
 HIGH = Decimal(999_999_000)
 """Far above every market: a sale at it rests, or ends at once."""
@@ -142,22 +145,28 @@ def _offer(stage: HaltStage, kinds: tuple[str, ...], seconds: float) -> list[Off
         time.sleep(min(1.0, max(0.0, end_s - time.monotonic())))
         stage.must_live()
     offer.end()
+    wait_for(lambda: _have_gone(stage, offer.offered), PATIENCE_S, 0.5)
     time.sleep(2.0)
     return offer.offered
+
+
+def _have_gone(stage: HaltStage, offered: list[Offered]) -> bool:
+    """Whether all that may not expire was sent; what never is shows in the figures."""
+    gone = {one.name.removeprefix(f"{INSTANCE}-").rpartition("-")[0] for one in stage.wire.passed()}
+    return all(one.name in gone for one in offered if one.kind in {"exit", "protective-exit"})
 
 
 def _buy_enough(stage: HaltStage) -> None:
     """Coins to sell crumbs of, bought as an entry so that they are ours."""
     entry = stage.intent(ACCOUNT, order_type="price", price=None, quantity=None, funds=FUNDS)
     stage.publish(entry)
-    name = f"{INSTANCE}-{entry.id}-1"
 
-    def is_bought() -> bool:
-        return any(one["identifier"] == name and one["state"] != "wait" for one in stage.truth())
+    def told() -> dict[str, Any]:
+        return OrderJournal(stage.home).told(entry.id) or {"state": "not there"}
 
-    if not wait_for(is_bought, 60, 0.5):
+    if not wait_for(lambda: told()["state"] == "DONE", PATIENCE_S, 0.1):
         stage.must_live()
-    time.sleep(2.0)  # the journal follows
+        raise ExchangeUnavailable(f"{entry.id} was not bought in {PATIENCE_S:g} s: {told()}")
 
 
 def _arrivals(stage: HaltStage) -> dict[tuple[str, str], float]:

@@ -12,10 +12,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
-from consumers.execute.crash import Reach, reach_nothing
+from consumers.execute.crash import Reach, act_at, reach_nothing
 from consumers.execute.guard import refuse_real_exchange, remove_exchange_variables
 from consumers.execute.verify_child import live
 from consumers.verify import drills_surroundings as around
@@ -23,22 +22,9 @@ from consumers.verify import drills_surroundings as around
 
 def acting_at(point: str, nth: int, act: str, pid: int) -> Reach:
     """At the `nth` passage of `point`, once: `stop` this process (SIGSTOP), or `kill` the process `pid` and go on."""
-    lock = Lock()
-    left = nth
-
-    def reach(name: str) -> None:
-        nonlocal left
-        if name != point:
-            return
-        with lock:
-            left -= 1
-            is_now = left == 0
-        if is_now and act == "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
-        elif is_now:
-            os.kill(pid, signal.SIGKILL)
-
-    return reach
+    if act == "stop":
+        return act_at(point, nth, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+    return act_at(point, nth, lambda: os.kill(pid, signal.SIGKILL))
 
 
 def surround(values: dict[str, Any]) -> bool:

@@ -46,9 +46,16 @@ class HaltStage:
     """Everything together; leaving it ends every process."""
 
     def __init__(
-        self, accounts: Sequence[str], *, timeout_s: float = 3.0, rules: dict[str, float] | None = None
+        self,
+        accounts: Sequence[str],
+        *,
+        timeout_s: float = 3.0,
+        rules: dict[str, float] | None = None,
+        database: str = "",
     ) -> None:
+        """`database` is the address of a PostgreSQL for the journal; empty: a file."""
         self.accounts = accounts
+        self._database = database
         self._timeout_s = timeout_s
         self._rules = {**RULES, **(rules or {})}
         self._stack = ExitStack()
@@ -100,7 +107,7 @@ class HaltStage:
             "address": self.wire.url,
             "pocket": POCKET,
             "instance": INSTANCE,
-            "database": "",
+            "database": self._database,
             "lease_s": 5.0,
             "timeout_s": self._timeout_s,
             "rules": self._rules,
@@ -152,11 +159,6 @@ class HaltStage:
         """Every order that the exchange ever accepted."""
         found: list[dict[str, Any]] = self.sandbox.control("GET", "/sandbox/truth")["orders"]
         return found
-
-    def clock_offset_ms(self) -> float:
-        """The exchange's clock less ours."""
-        told = self.sandbox.control("GET", "/sandbox/clock")
-        return float(told["exchange_ms"] - told["wall_ms"])
 
 
 def account_of(identifier: str) -> str:

@@ -17,6 +17,7 @@ from consumers.verify.halts_stage import HaltStage, wait_for
 from streams.messages import Halt, OrderIntent
 
 Special = Literal["", "everybody", "restart", "no-log"]
+Store = Literal["sqlite", "postgresql"]
 EVERY_S = 0.25
 """Between two orders of an account."""
 WARM_S = 1.5
@@ -36,6 +37,8 @@ class Plan(NamedTuple):
     fault: str
     """`late-answer` or `late-request`; without latency nothing."""
     special: Special = ""
+    store: Store = "sqlite"
+    """Where the executor's journal is."""
 
 
 @dataclass
@@ -94,6 +97,7 @@ class Watcher:
         self._stage = stage
         self._trials = trials
         self._ignored_pid = 0
+        self._reading = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
@@ -108,22 +112,27 @@ class Watcher:
 
     def ignore(self, pid: int) -> None:
         """This process is dead: its answers count no more, nor what it said of coming to rest."""
-        self._ignored_pid = pid
-        for trial in self._trials:
-            trial.settled_s = 0.0
+        with self._reading:  # not between its reading of an answer and its noting
+            self._ignored_pid = pid
+            for trial in self._trials:
+                trial.settled_s = 0.0
 
     def _run(self) -> None:
         while not self._stop.wait(LOOK_EVERY_S):
-            answer, now_s = self._stage.folder.answer(), time.monotonic()
-            if answer is None or answer.pid == self._ignored_pid:
+            with self._reading:
+                self._look()
+
+    def _look(self) -> None:
+        answer, now_s = self._stage.folder.answer(), time.monotonic()
+        if answer is None or answer.pid == self._ignored_pid:
+            return
+        for trial in self._trials:
+            standing = None if trial.halt is None else answer.standings.get(trial.halt.account)
+            if standing is None or standing.halt != trial.halt:
                 continue
-            for trial in self._trials:
-                standing = None if trial.halt is None else answer.standings.get(trial.halt.account)
-                if standing is None or standing.halt != trial.halt:
-                    continue
-                trial.closed_s = trial.closed_s or now_s
-                if standing.is_settled:
-                    trial.settled_s = trial.settled_s or now_s
+            trial.closed_s = trial.closed_s or now_s
+            if standing.is_settled:
+                trial.settled_s = trial.settled_s or now_s
 
 
 def run_round(stage: HaltStage, plan: Plan, number: int, draw: random.Random) -> list[Trial]:

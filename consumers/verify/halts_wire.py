@@ -45,7 +45,7 @@ class Wire:
     def __enter__(self) -> Self:
         """Start to listen."""
         self._thread.start()
-        self._ready.wait(10)
+        self._ready.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -58,21 +58,24 @@ class Wire:
         return self._passed[first:]
 
     def _run(self) -> None:
-        async def listen() -> None:
+        async def listen() -> asyncio.Server:
             server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
             self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             self._ready.set()
+            return server
 
-        async def cut() -> None:
+        async def cut(server: asyncio.Server) -> None:
+            server.close()
             tasks = asyncio.all_tasks() - {asyncio.current_task()}
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)  # sockets are closed in the turn after their writers
 
         try:
-            self._loop.run_until_complete(listen())
+            server = self._loop.run_until_complete(listen())
             self._loop.run_forever()
-            self._loop.run_until_complete(cut())
+            self._loop.run_until_complete(cut(server))
         finally:
             self._loop.close()
 
@@ -82,7 +85,11 @@ class Wire:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self._pass(reader, back, is_request=True), self._pass(there, writer, is_request=False))
+        try:
+            await asyncio.gather(self._pass(reader, back, is_request=True), self._pass(there, writer, is_request=False))
+        finally:
+            back.close()
+            writer.close()
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_request: bool) -> None:
         before = b""

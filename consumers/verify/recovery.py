@@ -77,16 +77,19 @@ class _Run:
             return False
 
     def _question(self, name: str) -> Callable[[float], bool]:
-        if name == "page":
-            return lambda _: self._page_answers()
+        if name in {"page", "api"}:
+            return lambda _: self._answers(name)
         if name == "views":
             return self._views_move
         if name in {"trade", "execute"}:
             return lambda _: self._has_caught_up(name)
         return lambda killed_ms: self.newest_signal_ms() > killed_ms
 
-    def _page_answers(self) -> bool:
-        address = f"http://127.0.0.1:{self.settings.dashboard.port}/_stcore/health"
+    def _answers(self, name: str) -> bool:
+        port, path = self.settings.dashboard.port, "/_stcore/health"
+        if name == "api":
+            port, path = port_of(self.settings.home, "api"), "/health"
+        address = f"http://127.0.0.1:{port}{path}"
         with urllib.request.urlopen(address, timeout=2) as answer:
             return bool(answer.status == 200)
 

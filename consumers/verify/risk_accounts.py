@@ -57,7 +57,7 @@ def settings_of(random: Random, number: int, event_ms: int) -> m.AccountSettings
 def _exits(random: Random) -> m.ExitRules:
     if random.random() < 0.5:
         return m.ExitRules(take_profit_percent=Decimal("0.02"), is_take_profit_resting=True)
-    return m.ExitRules(time_stop_ms=random.choice((None, 60_000)), on_stale=random.choice(("hold", "sell")))
+    return m.ExitRules(time_stop_ms=random.choice((None, 60_000)), on_stale=random.choice(("hold", "rest", "sell")))
 
 
 def limits_of(random: Random) -> m.RiskLimits:
@@ -95,6 +95,15 @@ def features_of(random: Random, market: str, mid: float, bin_ms: int) -> m.Featu
     )  # fmt: skip
 
 
+def quote_of(random: Random, market: str, mid: float, event_ms: int) -> m.Quote:
+    """A book over REST, now and then below every stop."""
+    bid = mid * random.choice((0.9999, 0.9999, 0.9))
+    return m.Quote(
+        exchange=EXCHANGE, market=market, source="s", event_ms=event_ms, exchange_ms=event_ms, received_ns=0,
+        bid_prices=[bid], bid_sizes=[1.0], ask_prices=[mid * 1.0001], ask_sizes=[1.0],
+    )  # fmt: skip
+
+
 def signal_of(random: Random, market: str, mid: float, bin_ms: int, horizon_ms: int) -> m.Signal:
     """A forecast that mostly pays."""
     refusal = random.choice(("synthetic-model", "no-licence", "unlicensed")) if random.random() < 0.04 else ""
@@ -112,4 +121,5 @@ def market_of(lot: float, market: str, event_ms: int) -> m.Market:
         exchange=EXCHANGE, market=market, event_ms=event_ms, tick_size=Decimal(1),
         minimum_total=Decimal(5000), maximum_total=Decimal(7000) if lot < 0.25 else Decimal(1_000_000_000),
         is_caution=0.25 < lot < 0.3, is_warning=0.3 < lot < 0.35, is_delisted=0.35 < lot < 0.4,
+        delisting_ms=event_ms + 2 * 86_400_000 if 0.4 < lot < 0.43 else None,
     )  # fmt: skip

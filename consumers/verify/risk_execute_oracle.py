@@ -154,7 +154,8 @@ def _plain(past: _Past, intent: m.OrderIntent, own: m.RiskLimits, limits: RiskLi
     if amount <= 0:
         words.add("bad-amount")
     if facts is not None and intent.side == "buy":
-        words |= {"delisted"} if facts.is_delisted else set()
+        is_ending = facts.delisting_ms is not None and intent.purpose == "entry"
+        words |= {"delisted"} if facts.is_delisted or is_ending else set()
         words |= {"caution"} if (facts.is_caution or facts.is_warning) and intent.purpose == "entry" else set()
     midnight_ms = (past.now_ms + KOREA_MS) // DAY_MS * DAY_MS - KOREA_MS
     today = [one for one in past.mine() if one.is_sent and one.came_ms >= midnight_ms]

@@ -81,7 +81,7 @@ def _facts(past: Past, question: Question, parameters: Parameters, asks: Side | 
         "live-not-offered": settings.venue == "live",
         "ledger-differs": past.is_broken,
         "paused": past.is_paused,
-        "delisted": facts is not None and facts.is_delisted,
+        "delisted": facts is not None and (facts.is_delisted or facts.delisting_ms is not None),
         "caution": facts is not None and (facts.is_caution or facts.is_warning),
         "stale-signal": is_late and question.price is None,
         "stale-feed": book is not None and past.now_ms - book.bin_ms > parameters.stale_feed_ms,

@@ -97,7 +97,7 @@ class Past:
             self.now_ms = max(self.now_ms, one.bin_ms)
         elif isinstance(one, m.Market):
             self.facts[m.key_of(one.exchange, one.market)] = one
-        elif not self._on_will(one):
+        elif not isinstance(one, m.Quote) and not self._on_will(one):  # prices over REST must not matter here
             self._on_order_event(one)
 
     def _on_features(self, one: m.Features) -> None:

@@ -24,6 +24,7 @@ from consumers.verify.risk_accounts import (
     busy_settings,
     features_of,
     market_of,
+    quote_of,
     settings_of,
     signal_of,
 )
@@ -131,6 +132,8 @@ class TradeSequence:
 
     def _pulse(self) -> None:
         self._advance(self._now_ms + self.random.choice((1000, 1000, 4000, 20_000, 30_000, 6 * 3_600_000)))
+        for market in MARKETS if self.random.random() < 0.3 else ():
+            self._take(quote_of(self.random, market, self._mids[market], self._now_ms))
 
     def _advance(self, now_ms: int) -> None:
         self._now_ms = now_ms

@@ -2,7 +2,8 @@
 
 Searched are the raw bytes of every record of every topic, every log file, database, further file of the run folder,
 everything that was said to people, and the memory of every process but two: the executor, which must hold the keys, and
-the sandbox, which is the exchange. Not searched in the run folder are the executor's own secret files. That the search
+the sandbox, which is the exchange. The API's token is looked for in the executor, too, and may stand in the API's own
+memory only. Not searched in the run folder are the executor's own secret files. That the search
 finds what is there is shown by a text that is planted in each kind of place.
 """
 
@@ -20,7 +21,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 
 from consumers.verify.secrets_canaries import Canaries
 from consumers.verify.secrets_play import play
-from consumers.verify.secrets_run import FULL, QUICK, Happened, Stage, stage
+from consumers.verify.secrets_run import API_TOKEN, FULL, QUICK, Happened, Stage, stage
 from consumers.verify.secrets_search import Search, database_rows, file_chunks, memory_chunks
 from infra.errors import LogUnavailable
 from infra.figures import result_of
@@ -47,7 +48,8 @@ def verify_secrets(*, quick: bool = False) -> dict[str, object]:
             looked_at = _look_everywhere(running, search, holder)
             in_executor = _in_executor(running, Search(canaries.marker, canaries.marked, {}))
         happened = running.happened
-    hits = {key for key in search.hits if key[2] != PLANTED}
+    own = {key for key in search.hits if _is_in_the_api(*key)}
+    hits = {key for key in search.hits if key[2] != PLANTED} - own
     controls = search.found(PLANTED)
     unfound = [kind for kind in KINDS if kind not in controls]
     conditions = {
@@ -65,10 +67,11 @@ def verify_secrets(*, quick: bool = False) -> dict[str, object]:
         "kinds of places": len(KINDS),
         "marked secrets": len(canaries.marked) - 1 + len(canaries.unmarked),
         "marked secrets seen in the executor's own memory": in_executor,
+        "forms of the API's token seen in its own memory": len(own),
         "seconds of the run": round(played_s, 1),
         "seconds of the search": round(time.monotonic() - started_s - played_s, 1),
     }
-    passed = not hits and not unfound and not happened.wrong and in_executor != 0
+    passed = bool(own) and not hits and not unfound and not happened.wrong and in_executor != 0
     return result_of("secrets", figures | _amounts(search, happened), conditions, passed=passed)
 
 
@@ -155,7 +158,14 @@ def _in_executor(running: Stage, search: Search) -> int:
         search.look("executor", "memory", memory_chunks(running.running.children.process("execute").pid))
     except PermissionError:
         return -1
-    return len({name for _, _, name, _ in search.hits if name != PLANTED})
+    found = {name for _, _, name, _ in search.hits if name != PLANTED}
+    running.happened.require("the API's token stands in the executor's memory", is_so=API_TOKEN not in found)
+    return len(found)
+
+
+def _is_in_the_api(kind: str, place: str, name: str, _form: str) -> bool:
+    """Whether this is the API's token in the memory of the API, where it must be."""
+    return kind == "memory" and place.endswith(" process api") and name == API_TOKEN
 
 
 def _topics(bootstrap: str) -> Iterator[tuple[str, Iterator[bytes]]]:

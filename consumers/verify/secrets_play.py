@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from consumers.verify.processes import wait_until
+from consumers.verify.secrets_api import ask_api
 from consumers.verify.secrets_canaries import POCKET
 from consumers.verify.secrets_run import ACCOUNT, STEP_S, Stage
 from consumers.verify.secrets_wire import Mode
@@ -25,6 +26,7 @@ def play(stage: Stage, *, quick: bool) -> None:
     stage.order(many)
     stage.hand_over("rotate", "second", canaries.access("second"), canaries.secret("second"), "taken")
     _refuse(stage, quick=quick)
+    ask_api(stage)
     stage.order(many)
     _break(stage, many, quick=quick)
     stage.running.children.kill("execute")

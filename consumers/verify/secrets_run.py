@@ -37,8 +37,9 @@ MARKET = "KRW-BTC"
 START_S = 240.0
 STEP_S = 150.0
 """A pocket whose key the exchange refused is tried again after a minute."""
-FULL = ("feed", "streams", "predict", "trade", "execute", "views", "page")
-QUICK = ("feed", "trade", "execute", "views")
+FULL = ("feed", "streams", "predict", "trade", "execute", "views", "page", "api")
+QUICK = ("feed", "trade", "execute", "views", "api")
+API_TOKEN = "API's token"  # noqa: S105 - what it is called in the results
 
 
 @dataclass(slots=True)
@@ -230,6 +231,8 @@ def stage(canaries: Canaries, names: tuple[str, ...]) -> Iterator[Stage]:
         folder.mkdir(parents=True, mode=0o700)
         (folder / POCKET).write_text(canaries.plain("secret in the executor's file"))
         (folder / POCKET).chmod(0o600)
+        (folder / "api-token").touch(mode=0o600)
+        (folder / "api-token").write_text(canaries.plain(API_TOKEN))
         put_pairs(running.settings.home, [canaries.pair("executor's private key")])
         running.start(*names)
         wait_until((running.settings.home / PUBLIC).exists, START_S, "the executor's public key")

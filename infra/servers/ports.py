@@ -19,7 +19,12 @@ _ANSWER_HOST = "127.0.0.1"
 
 
 def port_of(home: Path, name: str) -> int:
-    """The port of `name` in this run folder; chosen on the first call and the same ever after."""
+    """The port of `name` in this run folder; chosen on the first call and the same ever after.
+
+    A port that was chosen is read without the lock, which another user's process could not take.
+    """
+    if (port := kept_ports(home).get(name)) is not None:
+        return port
     with _ports(home) as ports:
         if name not in ports:
             ports[name] = _free_port(set(ports.values()))

@@ -32,6 +32,7 @@ class IntentTable(ExecutionTable, table=True):
     __tablename__: ClassVar[str] = "intent"
     __table_args__: ClassVar[tuple[Any, ...]] = (
         Index("intent_of_account", "account", "market", "state"),
+        Index("intent_of_pocket", "account", "market", "pocket"),
         Index("intent_of_day", "account", "append_ms"),
     )
     intent_id: str = Field(primary_key=True)
@@ -46,6 +47,8 @@ class IntentTable(ExecutionTable, table=True):
     state: str = Field(index=True)
     attempt: int = 0
     uuid: str = ""
+    refusal: str = ""
+    """Name of what it was refused for, by the exchange or by our own checks."""
     topic: str
     partition: int
     offset: int = Field(sa_type=BIG)

@@ -3,7 +3,8 @@
 A call holds one of its group's places from before it is sent until a full interval after its answer. So of the calls
 in any interval, as the exchange sees them arrive, there are never more than its size: neither a token bucket nor a
 window, sliding or fixed, refuses one, however long they were under way. Who waits goes by rank, protective exits and
-cancels first; the last third is kept for them, the last sixth of it from ordinary exits too.
+cancels first; the last third is kept for them, half of that from ordinary exits too, and at least one place each time.
+A call that never left gives its place back.
 The size is the documented one, or less where the exchange's `Remaining-Req` never told of so much; before its first
 answer, and after a refusal, it is `FIRST_SIZE`. What others take from the same pocket shows in what is left: for an
 interval so many places fewer are given. A refusal, if one comes all the same, is waited out.
@@ -23,7 +24,7 @@ from typing import Any, NamedTuple
 
 import httpx
 
-from infra.errors import Limited
+from infra.errors import Limited, ObservatorError
 from infra.upbit.rates import RATES, Rate, group_of
 
 FIRST_SIZE = 2
@@ -38,6 +39,8 @@ UNKNOWN_BLOCK_S = 60.0
 _LEFT = re.compile(r"\bsec=(\d{1,9})\b")
 _SECONDS = re.compile(r"(\d+(?:\.\d+)?)\s*(?:초|s\b|sec)")
 _PLACE = "observator.place"
+_NOT_SENT = ("connect_tcp.failed", "start_tls.failed")
+"""How httpcore's trace events end where no connection came about."""
 
 
 class Rank(IntEnum):
@@ -124,7 +127,7 @@ class Pace:
         """How many places may be held for a call of this rank to get one more."""
         size = self._sizes[group]
         others, until_s = self._others[group]
-        kept = {Rank.PROTECTIVE: 0, Rank.EXIT: size // 6}.get(rank, size // 3)
+        kept = 0 if rank is Rank.PROTECTIVE else max(1, size // (6 if rank is Rank.EXIT else 3))
         return max(1, size - kept - (others if now_s < until_s else 0))
 
     def wait(self, group: str, rank: Rank = Rank.ENTRY, check: Callable[[], None] | None = None) -> Place:
@@ -178,6 +181,12 @@ class Pace:
             self._sizes[group] = min(rate.size, max(self._sizes[group], told))
             self._changed.notify_all()
 
+    def give_back(self, place: Place) -> None:
+        """Nothing was sent: the place is free at once."""
+        with self._changed:
+            place.free_s = self._now_s()
+            self._changed.notify_all()
+
     def close(self, group: str, seconds: float) -> None:
         """The exchange refused a call of the group for its rate: send none for so long, then few."""
         with self._changed:
@@ -193,7 +202,19 @@ class Pace:
         def before(request: httpx.Request) -> None:
             rank, check = _errand.get()
             place = self.wait(group_of(request.method, request.url.path), rank, check)
-            request.extensions = {**request.extensions, _PLACE: place}
+            told = request.extensions.get("trace")
+
+            def trace(event: str, info: Any) -> None:
+                if event.endswith(_NOT_SENT):
+                    self.give_back(place)
+                try:
+                    if told is not None:
+                        told(event, info)
+                except ObservatorError:  # called back before its first byte
+                    self.give_back(place)
+                    raise
+
+            request.extensions = {**request.extensions, _PLACE: place, "trace": trace}
 
         def after(response: httpx.Response) -> None:
             place: Place = response.request.extensions[_PLACE]

@@ -1,10 +1,6 @@
 """What a sandbox is told: plain values, made from the settings by the server's entry or by hand in tests."""
 
-import contextlib
 import json
-import os
-import secrets
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,27 +131,6 @@ def _range_of(text: str) -> tuple[Slot, tuple[int, int]]:
     topic, _, partition = where.partition("/")
     first, _, end = offsets.partition("-")
     return Slot(topic, int(partition)), (int(first), int(end))
-
-
-def keep_secret(folder: Path, name: str) -> str:
-    """The secret in `folder/name`, made at the first call, readable by its owner only.
-
-    It appears under its name whole or not at all, and of two processes that make it at once both get the same.
-    """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = folder / name
-    if not path.exists():
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=folder)  # readable by its owner only
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(64))
-                file.flush()
-                os.fsync(file.fileno())
-            with contextlib.suppress(FileExistsError):  # a rename would take the other one's secret away
-                os.link(temporary, path)
-        finally:
-            Path(temporary).unlink()
-    return path.read_text().strip()
 
 
 def dump(value: object) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from producers.sandbox.configuration import keep_secret
+from infra.secrets import keep_secret
 
 _PATIENCE_S = 30.0
 

@@ -16,9 +16,9 @@ import msgspec
 from aiohttp import web
 
 from infra.errors import BadSettings
+from infra.secrets import keep_secret
 from infra.upbit.rates import PERMISSIONS
 from infra.upbit.signing import BadToken
-from producers.sandbox.configuration import keep_secret
 
 YEAR_MS = 365 * 86_400_000
 """How long a key is good where nothing else is said, as documented."""

@@ -16,13 +16,14 @@ import uvloop
 from aiohttp import web
 
 from infra.errors import AlreadyRunning
+from infra.secrets import keep_secret
 from infra.servers.ports import claim_port
 from infra.settings import Settings
 from producers.sandbox import http_log
 from producers.sandbox.authority import keep_authority
 from producers.sandbox.candles import Candles
 from producers.sandbox.clock import MarketClock
-from producers.sandbox.configuration import Configuration, from_settings, keep_secret
+from producers.sandbox.configuration import Configuration, from_settings
 from producers.sandbox.control import Control
 from producers.sandbox.derived import Derived
 from producers.sandbox.drivers import wall_ms

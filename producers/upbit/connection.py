@@ -171,6 +171,11 @@ class Connection:
         self._send(json.dumps(request), websocket.ABNF.OPCODE_TEXT)
         self._send("PING", websocket.ABNF.OPCODE_TEXT)
 
+    def ask_tickers(self, markets: Sequence[str]) -> None:
+        """Ask for one ticker per market, long keys, and nothing after it."""
+        request = [{"ticket": str(uuid.uuid4())}, {"type": "ticker", "codes": list(markets), "is_only_snapshot": True}]
+        self._send(json.dumps(request), websocket.ABNF.OPCODE_TEXT)
+
     def ping(self) -> None:
         """Ask for a sign of life; the pong moves `last_frame_ns`."""
         self._send("", websocket.ABNF.OPCODE_PING)

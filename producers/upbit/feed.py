@@ -7,11 +7,12 @@
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Thread
 
 from infra.errors import BadMessage, BadSettings, ExchangeUnavailable, Retry
 from infra.log import Log
@@ -21,10 +22,12 @@ from producers.upbit.addresses import Addresses, addresses_of
 from producers.upbit.backfill import Backfill
 from producers.upbit.backoff import Backoff
 from producers.upbit.connection import Connection
+from producers.upbit.endings import Endings
 from producers.upbit.errands import Errand, SandboxStatus, outcome, sandbox_status
 from producers.upbit.markets import Chosen, choose, described
 from producers.upbit.outlet import Outlet
 from producers.upbit.parse import ExchangeError, Parser, Status, Unusable
+from producers.upbit.quotes import QUIET_MARKET_MS, Quotes, Silence
 from producers.upbit.rest import Quotation
 from producers.upbit.session import Beginning, next_session
 from producers.upbit.source import BOOKS, FeedKind, Output, Source, Stretch
@@ -61,7 +64,9 @@ def run(settings: Settings, log: Log, stop: Event) -> None:
         outlet = Outlet(log, PROCESS)
         try:
             outlet.send("manifests", PROCESS, _manifest(settings))
-            Feed(settings, addresses, log.partitions(BOOKS), begin, outlet, quotation, pool, stop).run()
+            feed = Feed(settings, addresses, log.partitions(BOOKS), begin, outlet, quotation, pool, stop)
+            with _quoting(feed, log, quotation, stop):
+                feed.run()
         finally:
             stop.set()
             _close(outlet)
@@ -103,9 +108,16 @@ class Feed:
         self._ping_ns = 0
         self._data_ns = 0
         self._status = Errand(pool, partial(sandbox_status, addresses.status), STATUS_EVERY_S)
+        self._endings = Endings(addresses.websocket)
         self._described = Errand(pool, self._describe, MARKETS_EVERY_S)
         self._backfills: list[Future[None]] = []
         self._missed: SimpleQueue[Trade] = SimpleQueue()
+        speed = settings.feed.speed if addresses.is_local else 1.0
+        self.silence = Silence(settings.feed.stale_seconds / 2, QUIET_MARKET_MS / 1000 / speed)
+
+    def estimate_ms(self, now_ns: int) -> int:
+        """The exchange's time; asked from the thread of the prices over REST."""
+        return self._source.estimate_ms(now_ns)
 
     def run(self) -> None:
         """Connect, read, reconnect, until told to stop; after the end of a recording only wait."""
@@ -154,6 +166,7 @@ class Feed:
             raise BadSettings("feed.markets: the exchange lists none of them")
         self._chosen = chosen
         self._source = self._new_source(self._begin)
+        self.silence.begin(chosen.markets, time.monotonic_ns())
 
     def _on_lost(self, reason: str) -> None:
         """Say what happened, once, and wait before the next attempt."""
@@ -237,6 +250,8 @@ class Feed:
                     continue
                 self._publish(outputs, now_ns)
                 self._data_ns = now_ns
+                if isinstance(item, OrderBook):
+                    self.silence.note(item.market, now_ns)
                 if not was_live:
                     self._on_flowing()
             else:
@@ -278,6 +293,8 @@ class Feed:
         if (markets := self._described.result(now_ns)) is not None:
             for market in markets:
                 self._outlet.send("markets", key_of(EXCHANGE, market.market), market)
+                if market.is_delisted:
+                    self.silence.leave_out(market.market)
         for done in [future for future in self._backfills if future.done()]:
             self._backfills.remove(done)
             outcome(done)
@@ -307,6 +324,7 @@ class Feed:
             self._outlet.send("controls", "*", Warmed(event_ms=status.warm_ms or status.exchange_ms, by=PROCESS))
         if status.is_ended and not self._ended_ns:
             self._ended_ns = now_ns
+            self.silence.end()
 
     def _finish(self) -> None:
         """The recording is over and nothing is on its way any more: close the last bins."""
@@ -318,7 +336,8 @@ class Feed:
 
     def _describe(self) -> list[Market]:
         assert self._chosen is not None
-        return described(self._quotation, EXCHANGE, self._chosen, time.time_ns() // 1_000_000)
+        endings = self._endings.of(self._chosen.markets)
+        return described(self._quotation, EXCHANGE, self._chosen, endings, time.time_ns() // 1_000_000)
 
     # --- words ----------------------------------------------------------------------------------------------------
 
@@ -329,6 +348,20 @@ class Feed:
 
     def _bury(self, raw: bytes, reason: str, wall_ns: int) -> None:
         self._outlet.bury(SOURCE, self._frames, raw, reason, wall_ns)
+
+
+@contextlib.contextmanager
+def _quoting(feed: Feed, log: Log, quotation: Quotation, stop: Event) -> Iterator[None]:
+    """Ask for prices over REST beside the feed, until it ends."""
+    quotes = Quotes(log, quotation, EXCHANGE, SOURCE, feed.silence.silent, feed.estimate_ms)
+    thread = Thread(target=quotes.run, args=(stop,), name="quotes")
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        quotes.close()
 
 
 def _beginning(log: Log, stop: Event) -> Beginning | None:

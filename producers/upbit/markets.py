@@ -1,10 +1,11 @@
 """Which markets the feed subscribes to, and what the exchange says of each. Called by the feed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
 from infra.settings import FeedSettings
+from producers.upbit.endings import Ending
 from producers.upbit.rest import Listing, Quotation
 from streams.messages import Market
 
@@ -36,7 +37,9 @@ def choose(feed: FeedSettings, listings: Sequence[Listing]) -> Chosen:
     return Chosen(known, unknown, [listed[market] for market in known])
 
 
-def described(quotation: Quotation, exchange: str, chosen: Chosen, event_ms: int) -> list[Market]:
+def described(
+    quotation: Quotation, exchange: str, chosen: Chosen, endings: Mapping[str, Ending], event_ms: int
+) -> list[Market]:
     """The `Market` messages, by what the exchange says now; raises `ExchangeUnavailable`.
 
     A market that it lists no longer is told as delisted, with what was known of it.
@@ -46,13 +49,15 @@ def described(quotation: Quotation, exchange: str, chosen: Chosen, event_ms: int
         row.market: row.tick_size for row in quotation.instruments([one for one in chosen.markets if one in listed])
     }
     return [
-        _described(exchange, listed.get(old.market, old), ticks.get(old.market), event_ms)
+        _described(exchange, listed.get(old.market, old), ticks.get(old.market), endings.get(old.market), event_ms)
         for old in chosen.listings
         if old.market in ticks or (listed and old.market not in listed)
     ]
 
 
-def _described(exchange: str, listing: Listing, tick_size: Decimal | None, event_ms: int) -> Market:
+def _described(
+    exchange: str, listing: Listing, tick_size: Decimal | None, ending: Ending | None, event_ms: int
+) -> Market:
     minimum, maximum = _LIMITS[listing.market.partition("-")[0]]
     return Market(
         exchange=exchange,
@@ -63,7 +68,8 @@ def _described(exchange: str, listing: Listing, tick_size: Decimal | None, event
         maximum_total=maximum,
         is_caution=listing.is_caution,
         is_warning=listing.market_event.warning,
-        is_delisted=tick_size is None,
+        is_delisted=tick_size is None or (ending is not None and ending.is_over),
+        delisting_ms=None if ending is None else ending.day_ms,
         korean_name=listing.korean_name,
         english_name=listing.english_name,
     )

@@ -1,6 +1,6 @@
 """Upbit's public quotation calls that the feed needs, through the official SDK. No key is used or read here.
 
-Called by `producers.upbit.markets` and `producers.upbit.backfill`, from threads beside the feed's. The answers are
+Called by `producers.upbit.markets`, `quotes` and `backfill`, from threads beside the feed's. The answers are
 typed at this door: an answer that cannot be read is `BadMessage`, everything else that fails `ExchangeUnavailable`.
 """
 
@@ -45,6 +45,21 @@ class Instrument(msgspec.Struct, frozen=True):
     tick_size: Decimal
 
 
+class _Level(msgspec.Struct, frozen=True):
+    bid_price: float
+    bid_size: float
+    ask_price: float
+    ask_size: float
+
+
+class Depth(msgspec.Struct, frozen=True):
+    """One line of `orderbook`: best level first, the shorter side padded with zeros."""
+
+    market: str
+    timestamp: int
+    orderbook_units: list[_Level]
+
+
 class Tick(msgspec.Struct, frozen=True):
     """One line of `trades/ticks`; `timestamp` is the match's time in ms."""
 
@@ -85,6 +100,15 @@ class Quotation:
             codes = ",".join(markets[start : start + CODES_PER_CALL])
             call = self._client.orderbooks.with_raw_response.list_instruments
             found += self._call(list[Instrument], call, markets=codes)
+        return found
+
+    def books(self, markets: Sequence[str], levels: int) -> list[Depth]:
+        """The best levels of books as they stand now; the markets must exist."""
+        found: list[Depth] = []
+        for start in range(0, len(markets), CODES_PER_CALL):
+            codes = ",".join(markets[start : start + CODES_PER_CALL])
+            call = self._client.orderbooks.with_raw_response.list
+            found += self._call(list[Depth], call, markets=codes, count=levels)
         return found
 
     def ticks(self, market: str, *, count: int, cursor: int | None, days_ago: int) -> list[Tick]:

@@ -389,6 +389,17 @@ def test_a_slow_answer_to_an_entry_does_not_hold_up_an_exit(running: Running) ->
     until(lambda: "order-filled" in running.kinds(entry))
 
 
+def test_an_entry_does_not_wait_while_another_one_is_looked_at(running: Running) -> None:
+    running.sandbox.fault("late-answer", method="GET", path="/v1/order", seconds=2.5)
+    first, second = running.intent(), running.intent()
+    running.publish(first)
+    until(lambda: any(row["drawn"] for row in running.sandbox.control("GET", "/sandbox/faults")["faults"]))
+    running.publish(second)
+    until(lambda: "order-accepted" in running.kinds(second))
+    assert running.kinds(first) == ["order-sent", "order-accepted"]
+    until(lambda: "order-filled" in running.kinds(first) and "order-filled" in running.kinds(second))
+
+
 def test_stale_halted_too_large_and_unreadable(running: Running) -> None:
     running.publish(
         m.Market(

@@ -1,6 +1,7 @@
 """Kill switches without an exchange: the gate and its moment, the files of the run folder, and what survives."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +19,18 @@ from consumers.execute.gateway import UpbitGateway
 from consumers.execute.halts import Halted, HaltGate, rank_of
 from consumers.execute.halts_file import KEPT, DamagedFile, HaltFolder
 from consumers.execute.halts_keeper import HaltKeeper
-from consumers.execute.halts_verbs import NO_EXECUTOR
+from consumers.execute.halts_verbs import NO_EXECUTOR, UNSETTLED, Verbs
 from consumers.execute.journal import Journal
 from consumers.execute.venue import OrderRequest, Refused
 from infra.errors import BadSettings
-from infra.upbit.pace import FIRST_SIZE, Pace, Rank
+from infra.kafka import KafkaLog
+from infra.log import Slot, TopicSpec
+from infra.servers.kafka import KafkaServer
+from infra.settings import Settings
+from infra.upbit.pace import FIRST_SIZE, Pace, Place, Rank
 from infra.upbit.rates import RATES
 from streams import messages as m
+from streams import topics
 
 SECRET = "s" * 40
 RESTING = OrderRequest("KRW-BTC", "bid", "limit", Decimal(1000), Decimal(10), "")
@@ -194,6 +200,26 @@ def test_who_waits_for_the_rate_budget_is_turned_back_at_once(exchange: str, mon
     assert not Exchange.came
 
 
+def test_an_order_that_is_turned_back_at_its_first_byte_holds_no_place(exchange: str) -> None:
+    gate = HaltGate()
+
+    class Closing(Pace):
+        def wait(self, group: str, rank: Rank = Rank.ENTRY, check: Callable[[], None] | None = None) -> Place:
+            place = super().wait(group, rank, check)
+            gate.apply(halt())
+            return place
+
+    pace = Closing(RATES, now_s=lambda: 1000.0)
+    gateway = UpbitGateway(exchange, "k", SECRET, pace=pace)
+    with gate.sending(intent()):
+        answer = gateway.place(RESTING, "x")
+    gateway.close()
+    assert isinstance(answer, Refused)
+    assert answer.name == "halted"
+    assert not Exchange.came
+    assert isinstance(pace.take("order", Rank.ENTRY), Place)
+
+
 def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not check():
@@ -206,7 +232,7 @@ def until(check: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def test_every_command_is_seen_and_later_than_the_one_before(tmp_path: Path) -> None:
     folder = HaltFolder(tmp_path)
-    assert folder.stamp() == 0
+    assert folder.stamp() == (0, 0)
     assert folder.commands() == []
     stamps = set()
     for number in range(50):  # many within one tick of the file system's clock
@@ -215,6 +241,30 @@ def test_every_command_is_seen_and_later_than_the_one_before(tmp_path: Path) -> 
     assert len(stamps) == 50
     times = [command.halt.event_ms for command in folder.commands()]
     assert times == list(range(7, 57))
+
+
+def test_what_closes_is_read_before_it_is_on_disk_and_stays_where_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = HaltFolder(tmp_path)
+    folder.order(halt("b"))
+    gate = HaltGate()
+    keeper = HaltKeeper(tmp_path, gate)
+
+    def fail(*_: Any) -> None:
+        keeper.look()
+        raise OSError(5, "the disk fails")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(HaltFolder, "_write", fail)
+        for kind in ("no-new-orders", "lifted"):
+            with pytest.raises(OSError, match="the disk fails"):
+                folder.order(halt(kind=kind))
+    assert gate.halt_of("a"), "closed at once, and an end that is not on disk opens nothing"
+    keeper.close()
+    folder.order(halt("c"))
+    assert [command.halt.account for command in folder.commands()] == ["b", "a", "c"]
+    assert {path.name for path in folder.path.iterdir()} == {"commands.json", "commands.lock"}
 
 
 def test_told_commands_are_forgotten_but_the_newest_of_each_account(tmp_path: Path) -> None:
@@ -231,12 +281,14 @@ def test_told_commands_are_forgotten_but_the_newest_of_each_account(tmp_path: Pa
     assert [c.halt.kind for c in kept if c.halt.account == "a0"][-1] == "lifted"
 
 
-def test_an_executor_is_known_by_its_lock(tmp_path: Path) -> None:
+def test_an_executor_is_known_by_its_lock_once_it_is_its_turn(tmp_path: Path) -> None:
     folder = HaltFolder(tmp_path)
     assert not folder.is_answered()
-    keeper = HaltKeeper(tmp_path, HaltGate())
+    life = Life(tmp_path)
+    assert not folder.is_answered()
+    life.attach(tmp_path)
     assert folder.is_answered()
-    keeper.close()
+    life.end()
     assert not folder.is_answered()
 
 
@@ -254,8 +306,13 @@ class Life:
     def attach(self, home: Path) -> Journal:
         self.journal = Journal(home / "execution.sqlite")
         self.keeper.attach(self.journal)
-        self.keeper.look()
+        self.look()
         return self.journal
+
+    def look(self) -> None:
+        self.keeper.look()
+        self.keeper.tell()
+        self.keeper.mark()
 
     def end(self) -> None:
         self.keeper.close()
@@ -290,7 +347,7 @@ def test_a_killed_executor_tells_what_it_had_not_written(tmp_path: Path) -> None
     assert [one.kind for one in journal.halts()] == ["no-new-orders"]
     assert len(journal.unpublished()) == 1
     assert all(command.is_told for command in HaltFolder(tmp_path).commands())
-    life.keeper.look()
+    life.look()
     life.end()
     life = Life(tmp_path)
     assert len(life.attach(tmp_path).unpublished()) == 1
@@ -316,10 +373,10 @@ def test_one_that_comes_by_the_log_survives_and_its_end_by_file_too(tmp_path: Pa
     life.attach(tmp_path)
     assert life.gate.halt_of("a")
     HaltFolder(tmp_path).order(halt(kind="lifted", event_ms=400))
-    life.keeper.look()
+    life.look()
     assert life.gate.halt_of("a"), "older than the halt"
     HaltFolder(tmp_path).order(halt(kind="lifted", event_ms=501))
-    life.keeper.look()
+    life.look()
     assert not life.gate.halt_of("a")
     life.end()
     life = Life(tmp_path)
@@ -341,7 +398,7 @@ def test_an_unreadable_file_closes_everybody_until_somebody_resumes(tmp_path: Pa
     assert answer is not None
     assert "cannot be read" in answer.damage
     folder.order(halt("*", "lifted", time.time_ns() // 1_000_000 + 1))
-    life.keeper.look()
+    life.look()
     assert not life.gate.halt_of("anybody")
     life.end()
 
@@ -356,8 +413,37 @@ def test_a_full_disk_hinders_the_telling_but_not_the_closing(tmp_path: Path, mon
 
     monkeypatch.setattr(HaltFolder, "say", refuse)
     monkeypatch.setattr(HaltFolder, "mark_told", refuse)
-    life.keeper.look()
+    life.look()
     assert life.gate.halt_of("a")
+    life.end()
+
+
+def test_no_gate_waits_for_the_database(tmp_path: Path) -> None:
+    life, stop = Life(tmp_path), threading.Event()
+    journal = life.attach(tmp_path)
+    thread = threading.Thread(target=life.keeper.watch, args=(stop,), daemon=True)
+    thread.start()
+    with journal.transaction():  # nobody else writes meanwhile
+        HaltFolder(tmp_path).order(halt())
+        until(lambda: bool(life.gate.halt_of("a")))
+        until(lambda: (told := HaltFolder(tmp_path).answer()) is not None and "a" in told.standings)
+        HaltFolder(tmp_path).order(halt("b"))
+        until(lambda: bool(life.gate.halt_of("b")))
+    until(lambda: {row.account for row in journal.halts()} == {"a", "b"})
+    stop.set()
+    thread.join(60)
+    life.end()
+
+
+def test_the_database_holds_a_halt_whose_end_is_not_on_disk_yet(tmp_path: Path) -> None:
+    """The gate may be ahead of the disk; each command is written by what the database itself says."""
+    life = Life(tmp_path)
+    journal = life.attach(tmp_path)
+    HaltFolder(tmp_path).order(halt(event_ms=10))
+    life.keeper.look()
+    life.gate.apply(halt(kind="lifted", event_ms=20))
+    life.keeper.tell()
+    assert [(row.kind, row.event_ms) for row in journal.halts()] == [("no-new-orders", 10)]
     life.end()
 
 
@@ -391,3 +477,34 @@ def test_the_verbs_write_and_say_so_without_anybody_to_read(tmp_path: Path) -> N
     assert lifted.exit_code == NO_EXECUTOR
     assert "해제" in lifted.output
     assert [command.halt.kind for command in HaltFolder(tmp_path).commands()] == ["sell-all", "lifted"]
+
+
+# --- another host's executor is the one that sends --------------------------------------------------------------------
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("has_lock", [False, True])
+def test_a_halt_beside_an_executor_that_waits_is_told_through_the_log(
+    tmp_path: Path, broker: KafkaServer, kafka_log: KafkaLog, monkeypatch: pytest.MonkeyPatch, *, has_lock: bool
+) -> None:
+    """Here one waits for the lease or for its database, or hangs; the one that sends is on another host."""
+    monkeypatch.setattr("consumers.execute.halts_verbs.ANSWER_S", 0.3)
+    kafka_log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
+    life, stop = Life(tmp_path), threading.Event()
+    handle = HaltFolder(tmp_path).come_alive() if has_lock else None
+    thread = threading.Thread(target=life.keeper.watch, args=(stop,), daemon=True)
+    thread.start()
+    settings = Settings(home=tmp_path, kafka={"bootstrap": broker.bootstrap, "prefix": kafka_log.prefix})
+    outcome = Verbs(settings, lambda _: None).halt("a", "sell-all", 5)
+    stop.set()
+    thread.join(60)
+    life.end()
+    if handle is not None:
+        os.close(handle)
+    assert outcome.code == (UNSETTLED if has_lock else NO_EXECUTOR)
+    assert outcome.figures["told"] is True
+    assert life.gate.halt_of("a") == "sell-all", "closed here all the same"
+    reader = kafka_log.reader({Slot("controls", 0): 0})
+    (told,) = [topics.decode("controls", record.value) for record in reader.read(10, 10.0)]
+    reader.close()
+    assert (told.account, told.kind) == ("a", "sell-all")

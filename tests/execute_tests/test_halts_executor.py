@@ -1,15 +1,20 @@
 """Kill switches in a whole executor: real sandbox exchange, real journal and files, with a log and without one."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import observator
 from consumers.execute.attempts import Rules
 from consumers.execute.executor import run_executor
 from consumers.execute.halts_file import HaltFolder, Standing
@@ -20,6 +25,7 @@ from infra.errors import BadSettings
 from infra.kafka import KafkaLog
 from infra.log import Log, Slot, TopicSpec
 from infra.memory_log import MemoryLog
+from infra.servers.kafka import KafkaServer
 from infra.settings import Settings
 from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
@@ -220,6 +226,65 @@ def test_sell_all_without_a_log_is_done_by_the_executor_alone(deployment: Deploy
     until(lambda: deployment.kinds(waiting) == ["order-rejected"])
     halts = [record for record in deployment.records("controls") if isinstance(record, m.Halt)]
     assert [(halt.account, halt.kind) for halt in halts] == [(deployment.account, "sell-all")]
+
+
+@contextmanager
+def process_of(deployment: Deployment, bootstrap: str, prefix: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """`observator process execute` itself, as the supervisor starts it."""
+    sandbox, home = deployment.sandbox, deployment.home
+    secrets = home / "run" / "secrets"
+    secrets.mkdir(parents=True, exist_ok=True)
+    (secrets / sandbox.access_key).write_text(sandbox.secret_key)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OBSERVATOR_")}
+    environ |= {"OBSERVATOR_HOME": str(home), "OBSERVATOR_KAFKA__BOOTSTRAP": bootstrap}
+    environ |= {"OBSERVATOR_KAFKA__PREFIX": prefix, "OBSERVATOR_SANDBOX__PORT": str(sandbox.port)}
+    command = [sys.executable, "-P", "-m", "observator", "process", "execute"]
+    with (home / "out").open("wb") as out:
+        process = subprocess.Popen(command, env=environ, stdout=out, stderr=out, cwd=Path(observator.__file__).parent)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_the_process_closes_cancels_and_sells_without_a_broker(deployment: Deployment) -> None:
+    """Bought and left open with a log; then executor and broker are gone, and the executor alone comes back."""
+    before = deployment.held()
+    deployment.start()
+    entry, rests = deployment.publish(deployment.intent()), deployment.publish(deployment.resting())
+    until(lambda: "order-filled" in deployment.kinds(entry) and "order-accepted" in deployment.kinds(rests))
+    deployment.end()
+    with process_of(deployment, NOBODY) as process:
+        until(lambda: deployment.folder.is_answered() or process.poll() is not None)
+        outcome = deployment.verbs().halt(deployment.account, "sell-all", 60)
+        assert outcome.code == SETTLED, (deployment.said, (deployment.home / "out").read_text())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert deployment.held() == before
+    assert {order["state"] for order in deployment.orders()} == {"cancel"}, "a market buy ends so too"
+    assert "Traceback" not in (deployment.home / "out").read_text()
+
+
+@pytest.mark.kafka
+def test_the_process_joins_the_log_once_its_topics_are_there(
+    deployment: Deployment, broker: KafkaServer, kafka_log: KafkaLog
+) -> None:
+    with process_of(deployment, broker.bootstrap, kafka_log.prefix) as process:
+        until(lambda: deployment.folder.is_answered() or process.poll() is not None)
+        until(lambda: "not trading until the log answers" in (deployment.home / "out").read_text())
+        kafka_log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
+        slots = [Slot(name, number) for name in ("manifests", "logs") for number in range(kafka_log.partitions(name))]
+        reader, seen = kafka_log.reader(dict.fromkeys(slots, 0)), set[str]()
+
+        def is_there() -> bool:
+            seen.update(record.topic for record in reader.read(100, 0.1))
+            return len(seen) == 2 or process.poll() is not None
+
+        until(is_there)
+        reader.close()
+        assert process.poll() is None, (deployment.home / "out").read_text()
+    assert "Traceback" not in (deployment.home / "out").read_text()
 
 
 def test_trade_and_the_executor_together_never_sell_more_than_was_bought(deployment: Deployment) -> None:

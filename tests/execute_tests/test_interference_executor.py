@@ -34,7 +34,7 @@ class Scene:
     def __init__(self, home: Path, sandbox: SandboxThread) -> None:
         self.log = MemoryLog(clock_ms=lambda: time.time_ns() // 1_000_000)
         self.log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
-        self.market = str(sandbox.control("GET", "/v1/market/all")[0]["market"])
+        self.market, self.beside = (str(one["market"]) for one in sandbox.control("GET", "/v1/market/all")[:2])
         self.currency = self.market.partition("-")[2]
         self.name = home.name.replace("_", "")
         self.other = UpbitGateway(sandbox.url, sandbox.access_key, sandbox.secret_key, timeout_s=3.0)
@@ -130,6 +130,23 @@ def scene(tmp_path: Path, sandbox: SandboxThread) -> Iterator[Scene]:
     scene = Scene(tmp_path, sandbox)
     yield scene
     scene.end()
+
+
+def test_a_stop_sells_what_a_person_left_of_a_strategys_coins(scene: Scene) -> None:
+    """Half is sold by hand through us, so nothing pauses; and half of the next by another hand, before a resumption."""
+    bought = scene.last(scene.order()).executed_quantity
+    half = (bought / 2).quantize(Decimal("0.00000001"))
+    assert isinstance(scene.last(scene.sale(half, "manual")), m.OrderFilled)
+    assert scene.last(scene.sale(bought)).executed_quantity == bought - half
+    assert scene.last(scene.sale(half)).name == "nothing-there"
+    assert scene.pauses() == []
+    bought = scene.last(scene.order()).executed_quantity
+    half = (bought / 2).quantize(Decimal("0.00000001"))
+    scene.sell_by_hand(half)
+    until(lambda: bool(scene.pauses()))
+    scene.resume()
+    until(lambda: isinstance(scene.last(scene.order(market=scene.beside)), m.OrderFilled))
+    assert scene.last(scene.sale(bought)).executed_quantity == bought - half
 
 
 def test_coins_of_ours_are_sold_elsewhere(scene: Scene) -> None:

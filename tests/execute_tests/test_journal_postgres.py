@@ -8,6 +8,7 @@ import threading
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import psycopg
 import pytest
 
 from consumers.execute import events
@@ -124,6 +125,21 @@ with journal.transaction() as db:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.mark.postgres
+def test_a_holder_that_would_be_taken_for_dead_sends_nothing(address: str) -> None:
+    journal = Journal(address, lease_s=LEASE_S)
+    journal.renew()
+    with psycopg.connect(address, autocommit=True) as other:
+        ended = other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = %s",
+            (journal.epoch,),
+        ).fetchall()
+    assert ended == [(True,)]
+    with pytest.raises(JournalFailed, match="nothing is sent"):
+        journal.renew()
+    journal.close()
 
 
 @pytest.mark.postgres

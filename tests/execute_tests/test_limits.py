@@ -106,6 +106,7 @@ def market(**values: Any) -> m.Market:
         ({"is_caution": True}, "caution"),
         ({"is_warning": True}, "caution"),
         ({"is_delisted": True}, "delisted"),
+        ({"delisting_ms": 1_900_000_000_000}, "delisted"),
         ({}, ""),
     ],
 )
@@ -116,6 +117,8 @@ def test_what_the_exchange_says_of_the_market(world: World, values: dict[str, An
 
 def test_a_person_may_buy_what_the_exchange_warns_of_but_not_what_is_delisted(world: World) -> None:
     world.gate.take_market(market(is_caution=True))
+    assert world.ask(world.intent(purpose="manual")) == ""
+    world.gate.take_market(market(delisting_ms=1_900_000_000_000))
     assert world.ask(world.intent(purpose="manual")) == ""
     world.gate.take_market(market(is_delisted=True))
     assert world.ask(world.intent(purpose="manual")) == "delisted"

@@ -1,5 +1,6 @@
 """The rate budget of one pocket: who goes first, what is kept for whom, and what others' calls teach."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -48,6 +49,17 @@ def test_each_rank_has_places_that_the_ranks_behind_it_never_get() -> None:
         while isinstance(pace.take("order", rank), Place):
             given[rank] += 1
     assert given == {Rank.ENTRY: 8, Rank.MANUAL: 0, Rank.EXIT: 2, Rank.PROTECTIVE: 2}
+
+
+def test_the_smallest_budget_has_a_place_for_protective_exits() -> None:
+    clock = Clock()
+    fresh, closed = Pace(RATES, now_s=clock), learned(clock)
+    closed.close("order", 1.0)
+    clock.at_s += 1.001
+    for pace in (fresh, closed):
+        given = {rank: isinstance(pace.take("order", rank), Place) for rank in reversed(Rank)}
+        assert given == {Rank.ENTRY: True, Rank.MANUAL: False, Rank.EXIT: False, Rank.PROTECTIVE: True}
+        assert not isinstance(pace.take("order", Rank.PROTECTIVE), Place)
 
 
 def test_who_waits_goes_by_rank_then_by_time() -> None:
@@ -145,3 +157,12 @@ def test_a_client_takes_the_rank_of_the_errand_it_is_on() -> None:
 
     with errand(Rank.PROTECTIVE, refuse), pytest.raises(Limited):
         before(request)
+
+
+def test_a_call_that_never_left_holds_no_place() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    pace = Pace(RATES, now_s=Clock())
+    with httpx.Client(event_hooks=pace.hooks(), trust_env=False) as client, pytest.raises(httpx.ConnectError):
+        client.post(f"http://127.0.0.1:{port}/v1/orders")
+    assert isinstance(pace.take("order", Rank.ENTRY), Place)

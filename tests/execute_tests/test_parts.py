@@ -24,7 +24,7 @@ from consumers.execute.intake import Intake
 from consumers.execute.journal import Journal, JournalFailed
 from consumers.execute.keyring import ExchangeKey, FileKeyRing, HeldKeys
 from consumers.execute.lanes import Lane
-from consumers.execute.limits import RiskGate, RiskLimits
+from consumers.execute.limits import RiskGate, RiskLimits, sellable
 from consumers.execute.options import Options
 from consumers.execute.reconcile import Reconciliation
 from consumers.execute.relay import publish_outbox, relay
@@ -103,9 +103,13 @@ class Exchange:
         self.open: list[Order] = []
         self.cancelled: list[str] = []
         self.replaced: list[tuple[str, str]] = []
+        self.held: list[Holding] = []
+        self.wanted: list[Decimal | None] = []
         self.is_away = False
+        self.is_deaf = False
 
-    def place(self, _request: OrderRequest, identifier: str) -> Answer:
+    def place(self, request: OrderRequest, identifier: str) -> Answer:
+        self.wanted.append(request.volume)
         answer = self.answers.pop(0) if self.answers else Accepted(order_of(identifier))
         if isinstance(answer, Accepted):
             self.orders[identifier] = answer.order
@@ -138,11 +142,13 @@ class Exchange:
         return []
 
     def cancel(self, uuid: str) -> bool:
+        if self.is_deaf:
+            raise ExchangeUnavailable("no answer")
         self.cancelled.append(uuid)
         return True
 
     def holdings(self) -> list[Holding]:
-        return []
+        return self.held
 
 
 @pytest.fixture
@@ -204,6 +210,9 @@ def test_an_exit_burns_first() -> None:
     assert after_burning(Burn.REFUSED, Duplicate()) is Burn.BURNED
     assert after_burning(Burn.NONE, Unclear("x")) is Burn.NONE
     assert after_burning(Burn.NONE, Refused("x", "", is_passing=True)) is Burn.NONE
+    for name in ("no-key", "no_authorization_ip", "market_offline", "insufficient_funds_ask"):
+        assert after_burning(Burn.NONE, Refused(name, "")) is Burn.NONE
+        assert after_burning(Burn.REFUSED, Refused(name, "")) is Burn.REFUSED
 
 
 def test_requests() -> None:
@@ -454,6 +463,39 @@ def test_a_burning_order_that_was_taken_is_cancelled(journal: Journal) -> None:
     assert exchange.cancelled == ["u-ob-a-1"]
 
 
+def test_a_burning_order_that_was_taken_is_cancelled_though_the_first_cancel_finds_no_answer(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout"), Accepted(order_of("ob-a-1", order_type="limit"))]
+    now = [0.0]
+    desk = desk_of(journal, exchange, now)
+    desk.send("a")
+    desk.resolve("ob-a-1")
+    now[0] = 100.0
+    exchange.is_deaf = True
+    with pytest.raises(ExchangeUnavailable):
+        desk.resolve("ob-a-1")
+    exchange.is_deaf = False
+    assert desk.resolve("ob-a-1")[0].kind == "follow"
+    assert exchange.cancelled == ["u-ob-a-1"]
+
+
+def test_an_exit_whose_identifier_was_never_burned_takes_no_next_attempt(journal: Journal) -> None:
+    journal.add_intent(intent_of("a"), RECORD)
+    exchange = Exchange()
+    exchange.answers = [Unclear("timeout"), *[Refused("no_authorization_ip", "")] * 2, Duplicate()]
+    now = [0.0]
+    desk = desk_of(journal, exchange, now)
+    desk.send("a")
+    desk.resolve("ob-a-1")
+    for now[0] in (10.0, 20.0):
+        assert [(task.kind, task.delay_s) for task in desk.resolve("ob-a-1")] == [("resolve", 0.5)]
+    now[0] = 30.0
+    assert [(task.kind, task.delay_s) for task in desk.resolve("ob-a-1")] == [("resolve", 0.0)]
+    now[0] = 40.0
+    assert [task.kind for task in desk.resolve("ob-a-1")] == ["send"]
+
+
 def test_no_key_and_no_such_identifier(journal: Journal) -> None:
     journal.add_intent(intent_of("a", pocket="somebody"), RECORD)
     journal.add_intent(intent_of("b" * 70), RECORD)
@@ -468,6 +510,84 @@ def test_no_key_and_no_such_identifier(journal: Journal) -> None:
     assert b"bad-identifier" in told[1]
     with pytest.raises(KeyError):
         desk.resolve("nobody")
+
+
+# --- what may be sold
+
+
+MAIN = "paper-main"
+
+
+def traded(journal: Journal, name: str, pocket: str, quantity: int, side: m.Side = "sell") -> None:
+    """An order of a pocket that is wholly filled."""
+    intent = intent_of(name, pocket=pocket, side=side, purpose="exit" if side == "sell" else "entry")
+    journal.add_intent(intent, RECORD)
+    assert journal.begin_attempt(name, 1, f"t-{name}", events.sent(intent, 1, f"t-{name}", 1), 1)
+    attempt = journal.attempt(f"t-{name}")
+    assert attempt is not None
+    execution = Execution(f"f-{name}", Decimal(1), Decimal(quantity), Decimal(quantity))
+    with journal.transaction():
+        journal.add_fill(attempt, f"u-{name}", execution, Decimal(0))
+        journal.settle(attempt, attempt_state="DONE", intent_state="DONE", uuid=f"u-{name}")
+
+
+def test_an_exit_sells_no_more_than_was_bought_less_what_others_sell(journal: Journal) -> None:
+    exchange = Exchange()
+    desk = desk_of(journal, exchange)
+    journal.add_intent(intent_of("rests", quantity=Decimal(990)), RECORD)
+    desk.send("rests")
+    for name, quantity, purpose in (("more", 11, "exit"), ("none", None, "protective-exit"), ("all", 10, "exit")):
+        amount = None if quantity is None else Decimal(quantity)
+        journal.add_intent(intent_of(name, quantity=amount, purpose=purpose), RECORD)
+        desk.send(name)
+    assert list(exchange.orders) == ["ob-rests-1", "ob-all-1"]
+    refused = [row.payload for row in journal.unpublished() if b"order-rejected" in row.payload]
+    assert [b"not-ours" in payload for payload in refused] == [True, True]
+
+
+def test_an_exit_sells_nothing_from_a_pocket_that_the_account_did_not_buy_in(journal: Journal) -> None:
+    """An account that was given another pocket while it held: what lies there is somebody else's."""
+    held = [sellable(*journal.held(intent_of("a", pocket=pocket))) for pocket in (MAIN, "other")]
+    assert held == [1000, 1000]  # an account that never ordered anything names no pocket
+    traded(journal, "in", MAIN, 6, "buy")
+    traded(journal, "out", "other", 4, "buy")
+    journal.correct_held("paper", "", "KRW-BTC", sold=Decimal(1000))
+    for pocket, left in ((MAIN, 6), ("other", 4), ("third", 0)):
+        assert sellable(*journal.held(intent_of("a", pocket=pocket))) == left
+    traded(journal, "half", "other", 2)
+    journal.add_intent(intent_of("rests", pocket=MAIN, quantity=Decimal(5)), RECORD)
+    desk_of(journal, Exchange()).send("rests")
+    assert sellable(*journal.held(intent_of("a", pocket=MAIN))) == 1
+    assert sellable(*journal.held(intent_of("a", pocket="other"))) == 2
+    journal.correct_held("paper", "", "KRW-BTC", sold=Decimal(7))  # a person said so: one is left in all
+    assert sellable(*journal.held(intent_of("a", pocket="other"))) == 0
+
+
+def test_an_exit_of_more_than_there_is_sells_what_there_is(journal: Journal) -> None:
+    exchange = Exchange()
+    short = Refused("insufficient_funds_ask", "")
+    desk = desk_of(journal, exchange)
+    journal.add_intent(intent_of("a", purpose="protective-exit"), RECORD)
+    exchange.answers, exchange.held = [short], [Holding("BTC", Decimal(4), Decimal(1), Decimal(0))]
+    assert desk.send("a") == [Task("send", "a", 0.0)]
+    desk.send("a")
+    assert exchange.wanted == [6, 4]
+    assert list(exchange.orders) == ["ob-a-2"]
+    journal.add_intent(intent_of("b"), RECORD)
+    exchange.answers = [short, short]  # somebody was faster again: the next decision is trade's
+    desk.send("b")
+    assert desk.send("b") == []
+    journal.add_intent(intent_of("c"), RECORD)
+    exchange.answers, exchange.held = [short], []
+    desk.send("c")
+    assert desk.send("c") == []
+    journal.add_intent(intent_of("d", purpose="manual"), RECORD)
+    exchange.answers = [short]
+    assert desk.send("d") == []  # a person said how much
+    assert exchange.wanted == [6, 4, 6, 4, 6, 6]
+    told = [row.payload for row in journal.unpublished() if b"order-rejected" in row.payload]
+    names = [name for payload in told for name in (b"insufficient_funds_ask", b"nothing-there") if name in payload]
+    assert names == [b"insufficient_funds_ask", b"nothing-there", b"insufficient_funds_ask"]
 
 
 # --- limits
@@ -891,6 +1011,21 @@ def test_decisions_behind_one_that_must_wait_are_not_passed_over(journal: Journa
     assert intake.step(0.0) == 3
     assert [task.id for task in tasks] == ["a", "b"]
     assert journal.intents("NEW") == ["a", "b"]
+    intake.close()
+
+
+def test_decisions_that_came_together_are_journalled_together(journal: Journal, memory_log: MemoryLog) -> None:
+    memory_log.create_topics([TopicSpec(t.name, t.partitions, t.config) for t in topics.TOPICS.values()])
+    writer = memory_log.publisher()
+    for value in (*(m.encode(intent_of(name)) for name in "abc"), b"not json", m.encode(intent_of("d"))):
+        writer.publish("order-intents", "paper-main", value)
+    seen: list[list[str]] = []
+    intake = Intake(
+        memory_log, journal, MarketClock(lambda: 0.0, lambda: 0), lambda _: seen.append(journal.intents("NEW")),
+        lambda _: None,
+    )  # fmt: skip
+    assert intake.step(0.0) == 5
+    assert seen == [["a", "b", "c"]] * 3 + [["a", "b", "c", "d"]]
     intake.close()
 
 

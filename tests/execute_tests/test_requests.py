@@ -370,13 +370,13 @@ def test_the_command_lines_side(running: Running) -> None:
     assert sold.state == "done"
     assert D(running.orders(draft.request)[0]["volume"]) == draft.request.quantity
     assert base in draft.lines[0]
-    later = counter.draft("buy", running.market, Typed(funds="9000", at="2126-01-01 09:00", every="1d", times=3))
+    later = counter.draft("buy", running.market, Typed(funds="9000", at="2096-01-01 09:00", every="1d", times=3))
     assert counter.send(later.request).reason == "waits-for-time"
     short = later.request.id[:8]
     changed = counter.redraft(short, Typed(funds="8000"))
     assert counter.send(changed.request, is_change=True).state == "waiting"
     row = next(row_of(one) for one in counter.requests() if one.request.id == later.request.id)
-    assert (row["amount"], row["state"], row["at"]) == ("8000", "waiting", "2126-01-01 09:00:00 KST")
+    assert (row["amount"], row["state"], row["at"]) == ("8000", "waiting", "2096-01-01 09:00:00 KST")
     assert counter.cancel(short).state == "cancelled"
     with pytest.raises(BadSettings, match="is over"):
         counter.redraft(short, Typed(funds="8000"))
@@ -412,7 +412,7 @@ def test_the_verbs(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "체결" in told["text_ko"]
     assert "Aborted" not in observe("sell", running.market, "--quantity", "0.00000001", "--yes", code=1)
     observe("buy", running.market, "--funds", "30000", typed="n\n", code=1)
-    assert "KST" in observe("buy", running.market, "--funds", "9000", "--at", "2126-01-01 09:00", typed="y\n")
+    assert "KST" in observe("buy", running.market, "--funds", "9000", "--at", "2096-01-01 09:00", typed="y\n")
     (row,) = json.loads(observe("list", "--json"))
     assert (row["state"], row["amount"], row["market"]) == ("waiting", "9000", running.market)
     assert row["id"] in observe("list")

@@ -14,11 +14,14 @@ import pytest
 from consumers.execute import events
 from consumers.execute.crash import REQUEST_CRASH_POINTS
 from consumers.execute.journal import Journal
+from consumers.execute.requests import schedule
 from consumers.execute.requests.clock import RequestClock
 from consumers.execute.requests.runner import Parts, Requests
+from consumers.execute.requests.schedule import Standing, first
+from consumers.execute.requests.store import Store
 from consumers.execute.requests.watch import Book
 from infra.errors import LogUnavailable
-from infra.log import TopicSpec
+from infra.log import Record, TopicSpec, slots_of
 from infra.memory_log import MemoryLog
 from streams import messages as m
 from streams import topics
@@ -130,7 +133,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> World:
     if request.param == "sqlite":
         return World(lambda: Journal(tmp_path / "db" / "execution.sqlite"))
     server = request.getfixturevalue("empty_postgres")
-    return World(lambda: Journal(server.address, lease_s=5.0))
+    return World(lambda: Journal(server.address, lease_s=60.0))  # on a busy machine a transaction may take seconds
 
 
 def asked(name: str, **values: Any) -> m.OrderRequested:
@@ -140,6 +143,14 @@ def asked(name: str, **values: Any) -> m.OrderRequested:
         "patience_ms": 3_000,
     }  # fmt: skip
     return m.OrderRequested(**(fields | values))
+
+
+def letters(log: MemoryLog) -> list[Record]:
+    slots = slots_of(log, ["dead-letters"])
+    reader = log.reader({slot: bounds[0] for slot, bounds in log.bounds(slots).items()})
+    found = reader.read(100, 0.0)
+    reader.close()
+    return found
 
 
 def all_of() -> list[m.OrderRequested]:
@@ -269,3 +280,62 @@ def test_the_clock_jumps(world: World) -> None:
         world.turn(requests, journal)
     assert [event.state for event in world.told()["later"]] == ["waiting", "missed"]
     assert dict(world.sent) == {"small/1": 1}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"at_ms": 3 * 10**14},
+        {"at_ms": 2**63},
+        {"at_ms": -1},
+        {"event_ms": 3 * 10**14},
+        {"expires_ms": 2**64 - 1},
+        {"every_ms": 999_999 * 604_800_000},
+        {"every_ms": 1_000, "times": 2**64 - 1},
+    ],
+)
+def test_times_that_no_calendar_has_end_no_process(world: World, values: dict[str, Any]) -> None:
+    """Refused and told; the next request is taken as if it had not been there."""
+    world.publish(asked("far", **values))
+    world.publish(asked("now"))
+    with world.life() as (requests, journal):
+        for _ in range(3):
+            world.turn(requests, journal)
+    assert [event.reason for event in world.told()["far"]] == ["bad-times"]
+    assert dict(world.sent) == {"now/1": 1}
+
+
+def test_a_far_request_of_an_older_journal_can_be_changed_and_cancelled(world: World) -> None:
+    """It was taken before times had a bound: its words have no date, and nothing ends."""
+    journal = world.place()
+    far = asked("far", at_ms=3 * 10**14)
+    Store(journal).add(first(far), Record("order-requests", 0, 0, 0, "", b""))
+    journal.close()
+    world.publish(m.RequestChanged(account="paper", request=far, event_ms=NOW, by="t", pocket="paper-main"))
+    world.publish(asked("now"))
+    cancel = m.RequestCancelled(account="paper", request_id="far", event_ms=NOW, by="t", pocket="paper-main")
+    world.publish(cancel)
+    with world.life() as (requests, journal):
+        for _ in range(3):
+            world.turn(requests, journal)
+    assert [event.reason for event in world.told()["far"]] == ["bad-times", "cancelled"]
+    assert dict(world.sent) == {"now/1": 1}
+
+
+def test_a_record_that_nothing_can_hold_is_put_aside(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever rule was forgotten: the journal is as before the record, and the record is a dead letter."""
+
+    def fails(request: m.OrderRequested) -> Standing:
+        if request.id == "far":
+            raise OverflowError("it fits nowhere")
+        return first(request)
+
+    monkeypatch.setattr(schedule, "first", fails)
+    world.publish(asked("far"))
+    world.publish(asked("now"))
+    with world.life() as (requests, journal):
+        for _ in range(3):
+            world.turn(requests, journal)
+    assert "far" not in world.told()
+    assert dict(world.sent) == {"now/1": 1}
+    assert len(letters(world.log)) == 1

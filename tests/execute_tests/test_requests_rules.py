@@ -39,6 +39,7 @@ from consumers.execute.requests.form import (
 from consumers.execute.requests.saving import Outcome, compare, saved, walked
 from consumers.execute.requests.watch import Book
 from consumers.execute.requests.words import WORDS, sentence
+from consumers.execute.requests.words import korean as korean_time
 from infra.errors import BadSettings
 from streams.market.patience import Choice, Outlook, Patience, choose, is_outbid, lean_bp
 from streams.messages import Market, OrderRequested
@@ -449,6 +450,8 @@ def test_a_price_is_picked_from_the_book():
 
 
 def test_times_are_korean():
+    assert korean_time(NOW).endswith(" KST")
+    assert korean_time(3 * 10**14) == "300000000000000 ms"  # in no calendar, and no reason to end
     assert time_ms("2026-11-22 09:00") == time_ms("2026-11-22T00:00:00+00:00")
     assert (every_ms("1d"), every_ms("30m"), every_ms("2w")) == (DAY, 1_800_000, 14 * DAY)
     assert [interval(every_ms(text)) for text in ("1d", "90m", "2w", "24h")] == ["1d", "90m", "2w", "1d"]
@@ -457,7 +460,7 @@ def test_times_are_korean():
             every_ms(wrong)
     with pytest.raises(BadSettings, match="2026-11-22 09:00"):
         time_ms("tomorrow")
-    request = typed_request(funds="9000", at="2126-11-22 09:00", every="1d", times=10, when_above="5", patience_s=2.5)
+    request = typed_request(funds="9000", at="2096-11-22 09:00", every="1d", times=10, when_above="5", patience_s=2.5)
     assert (request.every_ms, request.times, request.trigger, request.patience_ms) == (DAY, 10, "at-or-above", 2500)
 
 

@@ -10,7 +10,9 @@ import pytest
 
 from consumers.execute import attempts, doubts, verify_cases
 from consumers.execute.crash import CRASH_POINTS
-from consumers.execute.journal import Journal
+from consumers.execute.desk import Task
+from consumers.execute.journal import AttemptRow, IntentRow, Journal
+from consumers.execute.venue import Accepted, Answer, Refused, burning_request
 from consumers.execute.verify_cases import Tally, all_cases, run_cases
 from consumers.execute.verify_model import RULES, Case
 from consumers.execute.verify_posts import count_posts
@@ -87,17 +89,26 @@ def test_all_dimensions_and_nothing_doubled_or_lost(monkeypatch: pytest.MonkeyPa
     assert (tally.doubled, tally.lost, tally.posted_twice, tally.unsold) == (0, 0, 0, 0), tally.failures
     assert {name: len(values) for name, values in tally.dimensions.items()} == {
         "purpose": 4, "request": 2, "answer": 9, "late": 4, "lag": 2, "burn_rule": 2, "crash": 12, "second_crash": 12,
-        "zombie": 4, "database": 3,
+        "zombie": 4, "burning": 3, "database": 3,
     }  # fmt: skip
-    assert set(tally.ends) == {"DONE", "EXPIRED", "REJECTED"}
+    assert set(tally.ends) == {"DONE", "CANCELLED", "EXPIRED", "REJECTED"}
 
 
 def test_a_woken_process_with_a_request_in_its_buffer_where_nothing_is_burned(monkeypatch: pytest.MonkeyPatch) -> None:
     tally = cases(
         monkeypatch, 1, purpose="protective-exit", is_replacing=False, burns=False, first="in_buffer", lag_s=0.0,
-        answer="late", wakes_s=40.0,
+        answer="late", wakes_s=40.0, burning="",
     )  # fmt: skip
     assert tally.cases == 24
+    assert (tally.doubled, tally.lost, tally.unsold) == (0, 0, 0), tally.failures
+
+
+def test_a_process_that_wakes_right_after_it_was_seen_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = cases(
+        monkeypatch, 1, purpose="exit", is_replacing=False, burns=False, first="in_buffer", second="", lag_s=1.0,
+        answer="late", late_s=1.5, wakes_s=40.0,
+    )  # fmt: skip
+    assert tally.cases == 3
     assert (tally.doubled, tally.lost, tally.unsold) == (0, 0, 0), tally.failures
 
 
@@ -123,6 +134,32 @@ def test_the_cases_see_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         stopped = zombies | {"first": "after_journal_sending"}
         tally = cases(patch, 1, purpose="entry", is_replacing=False, burns=True, **stopped)
         assert tally.ends == {"DONE": 1}  # it was sent by a process that had lost the lease
+
+
+def test_the_cases_see_a_burn_that_was_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def counts_every_refusal(burn: attempts.Burn, answer: Answer) -> attempts.Burn:
+        named = Refused("invalid_price_ask", "") if isinstance(answer, Refused) else answer
+        return attempts.after_burning(burn, named)
+
+    def accepts_first(self: doubts.Doubts, row: IntentRow, attempt: AttemptRow) -> list[Task]:
+        answer = self._venue.place(burning_request(row.intent), attempt.identifier)
+        assert isinstance(answer, Accepted)
+        tasks = self._acknowledge(row, attempt, answer.order)
+        self._venue.cancel(answer.order.uuid)
+        return tasks
+
+    only: dict[str, object] = {"purpose": "exit", "is_replacing": False, "burns": True, "lag_s": 0.0, "first": ""}
+    never: dict[str, object] = {"answer": "late", "late_s": 30.0, "burning": "key"}
+    taken: dict[str, object] = {"answer": "request-lost", "burning": "taken"}
+    for values in (never, taken):
+        right = cases(monkeypatch, 1, **only, **values)
+        assert (right.cases, right.doubled, right.lost) == (1, 0, 0), right.failures
+    with monkeypatch.context() as patch:
+        patch.setattr(doubts, "after_burning", counts_every_refusal)
+        assert cases(patch, 1, **only, **never).doubled == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(doubts.Doubts, "_burn", accepts_first)
+        assert cases(patch, 1, **only, **taken).lost == 1
 
 
 def test_every_statement_of_the_journal_may_fail(monkeypatch: pytest.MonkeyPatch) -> None:

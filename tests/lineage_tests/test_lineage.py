@@ -210,6 +210,29 @@ def test_an_exit_goes_on_to_the_entry_it_closes(any_log: Log, tmp_path: Path) ->
         assert MODEL.id in text
 
 
+def test_an_exit_by_a_forecast_goes_to_that_and_to_its_own_entry(memory_log: MemoryLog, tmp_path: Path) -> None:
+    world = story_in(memory_log, tmp_path)
+    leave = intent("exit", "expectation", SIGNAL.id, event_ms=BIN_MS + 1)
+    publisher = world.log.publisher()
+    other = intent("entry", "signal", "other", market="KRW-ETH", id="other-market")
+    for name, one in (("", other), ("leave", leave), ("", intent("entry", "signal", "later", id="later"))):
+        world.write(publisher, name, "order-intents", POCKET, one)
+    publisher.close()
+    chain = Lineage(world.log, world.home).explain(leave.id)
+    assert where(chain["intent"]) == world.places["leave"]
+    assert where(chain["signal"]) == world.places["signal"]
+    assert chain["entry"]["intent_id"] == ENTRY.id
+    assert chain["entry"]["entry"] is None
+
+
+def test_no_place_is_printed_where_nothing_stands(world: World) -> None:
+    chain = Lineage(world.log, world.home).explain(ENTRY.id)
+    chain["raw"]["trades"] |= {"offsets": [], "counted_in_the_row": 0}
+    for language, words in (("en", "of that bin in trades: 0 of 0"), ("ko", "원본 레코드 trades: 0건 중 0건")):
+        assert any(line.endswith(words) for line in lines(chain, language))  # type: ignore[arg-type]  # the two languages
+    assert any("KRW-BTC 매수, 진입" in line for line in lines(chain, "ko"))
+
+
 def test_the_journal_on_the_same_machine_is_told(world: World) -> None:
     journal = Journal(world.home / "db" / "execution.sqlite")
     journal.add_intent(ENTRY, Record("order-intents", 1, 5, 77, POCKET, b""))

@@ -5,7 +5,6 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +18,7 @@ from producers.sandbox.thread import SandboxThread
 from streams.market.ledger import ATOMS, ATOMS_PER_LOT
 from streams.market.ticks import E8
 
-from .conftest import SMALL, book_line, connect, receive
+from .conftest import SMALL, book_line
 from .test_sandbox_orders import call, ended, error_of, limit, until
 from .test_sandbox_smp import Stage
 
@@ -27,13 +26,9 @@ Keys = tuple[str, str]
 
 
 @pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxThread]:
+def market(sandbox: SandboxThread) -> SandboxThread:
     """A synthetic market without rate limits."""
-    with SandboxThread(tmp_path_factory.mktemp("batches"), plan=SMALL, warmup_seconds=1, is_limited=False) as running:
-        client = connect(running.ws_url, {"type": "orderbook", "codes": ["KRW-BTC"]})
-        receive(client)
-        yield running
-        client.shutdown()
+    return sandbox
 
 
 @pytest.fixture

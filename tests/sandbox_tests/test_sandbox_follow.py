@@ -18,9 +18,9 @@ import pytest
 from infra.kafka import KafkaLog
 from infra.log import Log, partition_of, slots_of
 from infra.memory_log import MemoryLog
+from infra.secrets import keep_secret
 from infra.servers.ports import kept_ports
 from producers.sandbox.aside import Aside
-from producers.sandbox.configuration import keep_secret
 from producers.sandbox.logged import Logged, Tail
 from producers.sandbox.recording import Recording
 from producers.sandbox.thread import SandboxThread

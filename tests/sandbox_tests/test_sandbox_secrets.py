@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from producers.sandbox.configuration import keep_secret
+from infra.secrets import keep_secret
 
 
 def test_a_secret_whose_writing_failed_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,15 +12,17 @@ from consumers.execute.attempts import Rules
 from consumers.execute.executor import run_executor
 from consumers.execute.keyring import ExchangeKey, HeldKeys
 from consumers.execute.options import Options, manifest_of
+from consumers.trade.inputs import read_to_end
 from consumers.trade.ledgers import Order, Position
-from consumers.trade.replay import Shard
+from consumers.trade.replay import Shard, replay
 from consumers.trade.runner import Trader
 from consumers.trade.state import Account, Parameters
-from infra.log import TopicSpec
+from infra.log import TopicSpec, slots_of
 from infra.memory_log import MemoryLog
 from infra.settings import Settings
 from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
+from producers.upbit.feed import run as run_feed
 from streams import messages as m
 from streams import topics
 from streams.market.ticks import E8, e8_of, tick_e8
@@ -61,7 +63,7 @@ class Way:
         """Only the rules under test end a position."""
         settings: m.AccountSettings = self.make.settings(
             entry_funds=Decimal(50_000), horizons_ms=[5000], hysteresis_percent=Decimal(-100),
-            stop_percent=Decimal(50), **changes,
+            **{"stop_percent": Decimal(50), **changes},
         )  # fmt: skip
         return settings
 
@@ -74,9 +76,10 @@ class Way:
         (book,) = self.sandbox.control("GET", f"/v1/orderbook?markets={self.market}")
         return book["orderbook_units"][0]
 
-    def bin(self, expected_bp: float | None = None) -> None:
-        """A book as the exchange shows it now, and perhaps a forecast."""
-        bin_ms, best = now(), self.book()
+    def bin(self, expected_bp: float | None = None, rise: float = 1.0) -> None:
+        """A book as the exchange shows it now, or higher, and perhaps a forecast."""
+        bin_ms = now()
+        best = {side: price * rise for side, price in self.book().items()}
         mid = (best["bid_price"] + best["ask_price"]) / 2
         levels = [best["bid_price"], *[None] * 4, 1e9, *[None] * 4, best["ask_price"], *[None] * 4, 1e9, *[None] * 4]
         self.send("features", self.make.features(bin_ms, mid, self.market, levels=levels))
@@ -101,6 +104,22 @@ class Way:
             assert time.monotonic() < end, f"it did not come about in time: {self.told()}"
             self.bin()
             self.trader.step(now(), 0.05)
+
+    def wait(self, check: Callable[[], bool], seconds: float = 20.0) -> None:
+        """As `until`, with a feed that brings nothing."""
+        end = time.monotonic() + seconds
+        while not check():
+            assert time.monotonic() < end, f"it did not come about in time: {self.told()}"
+            self.trader.step(now(), 0.05)
+
+    def count(self, topic: str) -> int:
+        """Records of a topic."""
+        return sum(end for _, end in self.log.bounds(slots_of(self.log, [topic])).values())
+
+    def intents(self) -> list[m.OrderIntent]:
+        """What trade has ordered."""
+        records = read_to_end(self.log, slots_of(self.log, ["order-intents"]))
+        return [topics.decode("order-intents", record.value) for record in records]
 
     def told(self) -> list[str]:
         """The orders, and why there is none: for whoever reads a failure."""
@@ -145,6 +164,44 @@ def test_a_resting_take_profit_is_taken_back_before_everything_is_sold(tmp_path:
             assert sum(sold) == bought
         finally:
             way.close()
+
+
+def test_a_stop_fires_over_rest_while_the_stream_is_frozen(tmp_path: Path, make: SimpleNamespace) -> None:
+    """The real feed, exchange and executor; the feed's last book stands above the stop, the exchange's below it."""
+    exits = m.ExitRules(time_stop_ms=600_000)
+    with SandboxThread(
+        tmp_path, kind="synthetic", plan=Plan(market_count=1), warmup_seconds=0, is_limited=False
+    ) as sandbox:
+        way = Way(tmp_path, sandbox, make, exits)
+        settings = Settings.model_validate(
+            {"home": tmp_path, "sandbox": {"port": sandbox.port}, "feed": {"stale_seconds": 1.0, "warmup_seconds": 0}}
+        )
+        parameters = Parameters(entry_expiry_ms=60_000, stale_feed_ms=1_000)
+        way.trader = Trader(way.log, Shard(), parameters)
+        feed = threading.Thread(target=run_feed, args=(settings, way.log, way.stop))
+        feed.start()
+        try:
+            way.trader.step(now(), 0.05)
+            way.bin(5000.0)
+            way.until(lambda: way.position is not None and way.position.quantity > 0)
+            assert way.position is not None
+            bought = way.position.quantity
+            assert way.count("quotes") == 0
+            assert way.count("orderbooks") > 0
+            sandbox.fault("freeze-feed", seconds=60)
+            way.bin(rise=1.02)
+            way.send("controls", way.settings(exits=exits, stop_percent=Decimal("0.001")))
+            way.wait(lambda: not way.account.positions)
+            assert way.count("quotes") > 0
+            (sale,) = [one for one in way.intents() if one.side == "sell"]
+            assert (sale.cause_kind, sale.purpose) == ("stop", "protective-exit")
+            (there,) = [one for one in sandbox.truth() if one["side"] == "ask"]
+            assert (there["state"], Decimal(there["executed_volume"])) == ("done", bought)
+            again = [one for one in replay(way.log, parameters) if isinstance(one, m.OrderIntent)]
+            assert again == way.intents()
+        finally:
+            way.close()
+            feed.join(20)
 
 
 def test_a_resting_take_profit_follows_its_rule_and_outlives_trade(tmp_path: Path, make: SimpleNamespace) -> None:

@@ -88,6 +88,24 @@ def test_stale_data_sell_where_the_account_says_so(make: SimpleNamespace) -> Non
     assert (sale.cause_kind, sale.purpose, sale.quantity) == ("stale", "protective-exit", Decimal("0.06"))
 
 
+def test_a_position_is_sold_before_its_market_ends(make: SimpleNamespace) -> None:
+    fold = make.started(exits=rules(time_stop_ms=600_000, delisting_sell_ms=5_000))
+    make.entered(fold, T0)
+    fold.take(make.market(delisting_ms=T0 + 9_000))
+    assert fold.pulse(T0 + 3_000) == []
+    sale = make.order_of(again(fold).pulse(T0 + 4_000))
+    assert (sale.cause_kind, sale.purpose, sale.quantity) == ("delisting", "protective-exit", Decimal("0.06"))
+
+
+def test_a_day_before_is_what_nothing_else_is_said_and_null_never(make: SimpleNamespace) -> None:
+    for changes, count in (({}, 1), ({"delisting_sell_ms": None}, 0)):
+        fold = make.started(exits=rules(time_stop_ms=600_000, **changes))
+        make.entered(fold, T0)
+        fold.take(make.market(delisting_ms=T0 + 86_405_000))
+        assert make.orders_of(fold.pulse(T0 + 4_000)) == []
+        assert len(make.orders_of(fold.pulse(T0 + 5_000))) == count
+
+
 # --- a take profit that rests at the exchange ---------------------------------------------------------------------
 
 

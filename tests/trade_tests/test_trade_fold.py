@@ -243,6 +243,17 @@ def test_a_bin_is_decided_when_its_last_horizon_came_or_at_the_next_pulse_or_bin
     assert fold.pulse(T0 + 1000) == []
 
 
+def test_an_account_decides_once_on_a_bin_that_others_still_wait_for(make: SimpleNamespace) -> None:
+    fold = started(make, horizons_ms=[5000])
+    fold.take(make.settings(account="slow", pocket="paper-slow"))
+    feed(fold, [make.features(T0)])
+    assert only_intent(fold.take(make.signal(T0, 5000, 50.0))).account == "paper"
+    decided = fold.pulse(T0 + 1000)
+    assert [one.account for one in decided] == ["slow"]
+    assert fold.state.accounts["paper"].day.orders == 1
+    assert fold.state.accounts["paper"].reasons == {}
+
+
 def test_a_repeated_record_changes_nothing(make: SimpleNamespace) -> None:
     fold = started(make)
     intent = only_intent(one_bin(make, fold, T0, 50.0, 20.0))

@@ -7,6 +7,7 @@ import msgspec
 from streams import messages as m
 
 T0 = 1_700_000_000_000
+HOUR_MS = 3_600_000
 
 
 def halt(kind: str = "sell-all") -> m.Halt:
@@ -55,3 +56,42 @@ def test_a_sale_of_what_is_not_held_stays_a_matter_for_a_person(make: SimpleName
     entry = make.entered(fold, T0)
     fold.take(sale(make, entry, "0.06", market="KRW-ETH"))
     assert fold.state.accounts["paper"].is_ledger_broken
+
+
+def test_a_sale_that_was_made_while_trade_was_away_is_booked_once_however_old(make: SimpleNamespace) -> None:
+    fold = make.started()
+    entry = make.entered(fold, T0)
+    fold.pulse(T0 + HOUR_MS)
+    fold.take(sale(make, entry, "0.02"))
+    fold.pulse(T0 + 2 * HOUR_MS)
+    fold.take(sale(make, entry, "0.02"))
+    (position,) = fold.state.accounts["paper"].positions.values()
+    assert (str(position.quantity), str(position.sold)) == ("0.04", "0.02")
+    fold.take(sale(make, entry, "0.06"))
+    account = fold.state.accounts["paper"]
+    assert (account.positions, account.is_ledger_broken) == ({}, False)
+    account.prune(T0 + 3 * HOUR_MS, fold.parameters)
+    assert "halt-sale" not in account.orders  # kept as long as its position
+
+
+def test_an_entry_and_its_sale_that_are_told_late_both_count(make: SimpleNamespace) -> None:
+    fold = make.started()
+    entry = make.order_of(make.one_bin(fold, T0, 50.0, 20.0))
+    fold.pulse(T0 + HOUR_MS)
+    fold.take(make.filled(entry, "0.06", "100000", T0 + 700))
+    fold.take(sale(make, entry, "0.06"))
+    account = fold.state.accounts["paper"]
+    assert (account.positions, account.is_ledger_broken) == ({}, False)
+
+
+def test_an_old_sale_of_an_earlier_position_sells_nothing_of_the_next(make: SimpleNamespace) -> None:
+    fold = make.started()
+    entry = make.entered(fold, T0)
+    fold.take(sale(make, entry, "0.06"))
+    account = fold.state.accounts["paper"]
+    account.prune(T0 + HOUR_MS, fold.parameters)
+    make.entered(fold, T0 + HOUR_MS)
+    assert "halt-sale" not in account.orders
+    fold.take(sale(make, entry, "0.06"))
+    assert [str(one.quantity) for one in account.positions.values()] == ["0.06"]
+    assert not account.is_ledger_broken

@@ -59,6 +59,7 @@ def test_the_markets_largest_order_and_its_end(make: SimpleNamespace) -> None:
     for changes, reason in (
         ({"maximum_total": Decimal(5999)}, Reason.ABOVE_MAXIMUM),
         ({"is_delisted": True}, Reason.DELISTED),
+        ({"delisting_ms": T0 + 30 * 86_400_000}, Reason.DELISTED),
         ({"is_warning": True}, Reason.CAUTION),
     ):
         fold = make.started(make.market(**changes))
@@ -129,14 +130,25 @@ def test_our_share_of_a_minute_is_of_what_traded_in_it(make: SimpleNamespace) ->
 
 
 @pytest.mark.parametrize(("user", "is_refused"), [("kim", True), ("lee", False), ("", False)])
-def test_nobody_buys_from_their_own_resting_order(make: SimpleNamespace, user: str, *, is_refused: bool) -> None:
+@pytest.mark.parametrize("comes", ["before", "after", "changes"])
+def test_nobody_buys_from_their_own_resting_order(
+    make: SimpleNamespace, user: str, comes: str, *, is_refused: bool
+) -> None:
+    """Whether the second account is there before the order rests, comes later, or becomes that person's later."""
     rules = m.ExitRules(take_profit_percent=Decimal("0.02"), is_take_profit_resting=True)
     fold = make.started(make.market(tick="10"), horizons_ms=[5000], exits=rules, user="kim")
     entry = make.order_of(make.one_bin(fold, T0, 50.0))
     fold.take(make.filled(entry, "0.06", "100000", T0 + 100))
+    if comes != "after":
+        earlier = user if comes == "before" else "park"
+        fold.take(make.settings(account="second", pocket="p2", horizons_ms=[5000], user=earlier, is_trading=False))
+        assert list(fold.crowd.resting_sells(fold.state.accounts["second"], "upbit:KRW-BTC")) == []
     resting = make.order_of(make.feed(fold, [make.features(T0 + 1000)]))
     assert resting.price == 100_020
-    fold.take(make.settings(account="second", pocket="p2", horizons_ms=[5000], user=user))
+    if comes == "before":
+        fold.take(m.TradingStarted(account="second", event_ms=T0 + 1500, by="t"))
+    else:
+        fold.take(make.settings(account="second", pocket="p2", horizons_ms=[5000], user=user))
     outputs = [one for one in make.one_bin(fold, T0 + 2000, 50.0) if one.account == "second"]
     assert make.reasons_of(outputs) == ([Reason.OWN_ORDER] if is_refused else [])
 

@@ -79,6 +79,8 @@ class World:
         self.publisher = log.publisher()
         self.mids = dict.fromkeys(MARKETS, 100_000.0)
         self.answered: set[str] = set()
+        self.dead = range(0)
+        """Bins in which the stream brings nothing and REST answers."""
 
     def control(self, message: m.Message) -> None:
         self.publisher.publish("controls", "paper", m.encode(message))
@@ -94,6 +96,18 @@ class World:
             for horizon in (5000, 10000):
                 signal = self.make.signal(bin_ms, horizon, self.random.gauss(0, 30), market)
                 self.publisher.publish("signals", key, m.encode(signal))
+
+    def quote(self) -> None:
+        """A second without a stream."""
+        self.clock.now_ms += 1000
+        for market in MARKETS:
+            self.mids[market] *= 1 + self.random.gauss(0, 0.002)
+            mid = self.mids[market]
+            quote = m.Quote(
+                exchange="upbit", market=market, source="upbit", event_ms=self.clock.now_ms, exchange_ms=0,
+                received_ns=0, bid_prices=[mid - 5.0], bid_sizes=[9.0], ask_prices=[mid + 5.0], ask_sizes=[9.0],
+            )  # fmt: skip
+            self.publisher.publish("quotes", m.key_of("upbit", market), m.encode(quote))
 
     def execute(self) -> None:
         """Answer every intent once: mostly with a fill; one that rests waits for the market, or to be cancelled."""
@@ -119,8 +133,11 @@ class World:
 def live(world: World, parameters: Parameters, kill: Callable[[], bool]) -> Trader:
     """Run 120 bins; wherever `kill` says so the process is gone without a word, and another takes its place."""
     trader = Trader(world.log, Shard(), parameters)
-    for _ in range(120):
-        world.bin()
+    for number in range(120):
+        if number in world.dead:
+            world.quote()
+        else:
+            world.bin()
         for _ in range(3):
             world.clock.now_ms += world.random.choice((0, 30))
             trader.step(world.clock.now_ms, 0.0)
@@ -169,6 +186,25 @@ def test_kills_change_nothing_that_a_replay_does_not_give_again(
     assert len({one.id for one in made}) == len(made)
     assert encode(again.state) == encode(trader.fold.state)
     assert encode(Trader(log, Shard(), PARAMETERS).fold.state) == encode(trader.fold.state)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exits_by_prices_over_rest_are_the_same_in_a_replay(
+    log: MemoryLog, clock: Clock, make: SimpleNamespace, seed: int
+) -> None:
+    world = World(log, clock, make, seed)
+    world.dead = range(40, 90)
+    exits = m.ExitRules(time_stop_ms=3_600_000, trailing_percent=Decimal("0.5"))
+    world.control(make.settings(stop_percent=Decimal("0.5"), exits=exits, hysteresis_percent=Decimal(-100)))
+    kills = random.Random(seed + 200)
+    trader = live(world, PARAMETERS, lambda: kills.random() < 0.1)
+    again = Fold(PARAMETERS, money_context(), owner_of(Shard()))
+    outputs = list(replay.replay(log, PARAMETERS, fold=again))
+    assert [m.encode(one) for one in outputs if not isinstance(one, m.Veto)] == [m.encode(one) for one in written(log)]
+    assert encode(again.state) == encode(trader.fold.state)
+    blind = [one for one in intents(log) if T0 + 51_000 <= one.event_ms <= T0 + 90_000]
+    assert blind
+    assert {one.purpose for one in blind} == {"protective-exit"}
 
 
 def test_an_altered_input_is_found(log: MemoryLog, clock: Clock, make: SimpleNamespace) -> None:

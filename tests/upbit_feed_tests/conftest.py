@@ -47,6 +47,12 @@ class FakeExchange:
         self.subscriptions: list[list[dict[str, Any]]] = []
         self.calls: list[str] = []
         self.body: bytes | None = None
+        self.bid = 99.0
+        """Best bid of every book over REST; 0: it answers 500."""
+        self.endings: dict[str, dict[str, Any]] = {}
+        """What the tickers say besides, per market."""
+        self.is_refusing = False
+        """Whether no websocket is opened."""
         self.port = 0
         self._sockets: list[web.WebSocketResponse] = []
         self._loop = asyncio.new_event_loop()
@@ -108,7 +114,7 @@ class FakeExchange:
             [
                 web.get("/v1/market/all", self._all), web.get("/v1/orderbook/instruments", self._instruments),
                 web.get("/v1/trades/ticks", self._ticks), web.get("/sandbox/status", self._status),
-                web.get("/websocket/v1", self._websocket),
+                web.get("/websocket/v1", self._websocket), web.get("/v1/orderbook", self._orderbook),
             ]
         )  # fmt: skip
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
@@ -143,6 +149,19 @@ class FakeExchange:
             ]
         )
 
+    async def _orderbook(self, request: web.Request) -> web.Response:
+        self.calls.append(str(request.rel_url))
+        if not self.bid:
+            return web.Response(status=500)
+        best = {"ask_price": self.bid + 2.0, "bid_price": self.bid, "ask_size": 1.0, "bid_size": 2.0}
+        pad = {"ask_price": 0.0, "bid_price": self.bid - 1.0, "ask_size": 0.0, "bid_size": 4.0}
+        return web.json_response(
+            [
+                {"market": code, "timestamp": NOW_MS, "orderbook_units": [best, pad], "level": 0}
+                for code in request.query["markets"].split(",")
+            ]
+        )
+
     async def _ticks(self, request: web.Request) -> web.Response:
         self.calls.append(str(request.rel_url))
         cursor = int(request.query.get("cursor", 1 << 62))
@@ -162,12 +181,19 @@ class FakeExchange:
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
         assert "Origin" not in request.headers
+        if self.is_refusing:
+            raise web.HTTPServiceUnavailable
         socket = web.WebSocketResponse()
         await socket.prepare(request)
-        self._sockets.append(socket)
         async for message in socket:
             if message.type is web.WSMsgType.TEXT and message.data != "PING":
-                self.subscriptions.append(json.loads(message.data))
+                asked = json.loads(message.data)
+                if asked[1]["type"] == "ticker":
+                    for code in asked[1]["codes"]:
+                        await socket.send_bytes(json.dumps({"code": code, **self.endings.get(code, {})}).encode())
+                    continue
+                self._sockets.append(socket)
+                self.subscriptions.append(asked)
         return socket
 
 

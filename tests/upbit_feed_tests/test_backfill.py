@@ -10,6 +10,7 @@ from infra.settings import FeedSettings
 from producers.upbit import backfill
 from producers.upbit.backfill import PAGE, Backfill
 from producers.upbit.backoff import Backoff
+from producers.upbit.endings import Ending
 from producers.upbit.markets import choose, described
 from producers.upbit.rest import Listing, Quotation
 from producers.upbit.source import Stretch
@@ -90,11 +91,16 @@ def test_what_the_exchange_says_of_markets_is_asked_anew(exchange: Any) -> None:
     """A flag that came since is told, and so is a market that is gone from the list."""
     quotation = Quotation(f"http://127.0.0.1:{exchange.port}", is_local=True)
     chosen = choose(FeedSettings(), quotation.markets())
-    assert [(one.market, one.is_delisted) for one in described(quotation, "upbit", chosen, 1)] == [
+    assert [(one.market, one.is_delisted) for one in described(quotation, "upbit", chosen, {}, 1)] == [
         (market, False) for market in exchange.markets
     ]
     gone = exchange.markets.pop()
-    told = {one.market: one for one in described(quotation, "upbit", chosen, 2)}
+    kept = exchange.markets[0]
+    endings = {kept: Ending(is_over=False, day_ms=5)}
+    told = {one.market: one for one in described(quotation, "upbit", chosen, endings, 2)}
+    assert (told[kept].delisting_ms, told[gone].delisting_ms) == (5, None)
+    over = described(quotation, "upbit", chosen, {kept: Ending(is_over=True, day_ms=5)}, 3)
+    assert all(one.is_delisted for one in over)
     assert [market for market, one in told.items() if one.is_delisted] == [gone]
     assert len(told) == len(chosen.markets)
     quotation.close()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from infra.errors import BadSettings, DeliveryFailed, DeliveryPending, LogUnavailable
@@ -18,6 +19,8 @@ from producers.sandbox.synthetic import Plan
 from producers.sandbox.thread import SandboxThread
 from producers.upbit import addresses, feed
 from producers.upbit.outlet import Outlet
+from producers.upbit.quotes import Silence, is_sound
+from producers.upbit.rest import Depth
 from producers.upbit.session import TAIL, Beginning, next_session
 from streams.messages import Heartbeat, Hole, OrderBook, Trade
 
@@ -476,3 +479,78 @@ def test_a_first_frame_of_the_real_feed_from_the_far_future_is_a_dead_letter(
     (letter,) = running.messages("dead-letters")
     assert "far ahead" in letter.reason
     assert max(beat.event_ms for beat in beats(running)) < now_ms + 60_000
+
+
+# --- prices over REST ---------------------------------------------------------------------------------------------
+
+
+def asked(exchange: Any) -> int:
+    return sum(call.startswith("/v1/orderbook?") for call in exchange.calls)
+
+
+@pytest.mark.parametrize("is_refusing", [False, True], ids=["frozen", "cut"])
+def test_prices_come_over_rest_while_the_stream_is_dead_and_only_then(
+    exchange: Any, start_feed: StartFeed, wire: Any, *, is_refusing: bool
+) -> None:
+    running = start_feed(exchange.port, stale_seconds=2.0)
+    exchange.wait_subscribed()
+    for step in range(15):
+        for market in exchange.markets:
+            exchange.send(wire.book(market, wire.now_ms + step * 100))
+        time.sleep(0.1)
+    assert running.messages("quotes") == []
+    exchange.is_refusing = is_refusing
+    if is_refusing:
+        exchange.drop()
+    started_s, asked_before = time.monotonic(), asked(exchange)
+    wire.wait_until(lambda: len(running.messages("quotes")) >= 4)
+    assert asked(exchange) - asked_before <= time.monotonic() - started_s + 1
+    books = len([one for one in running.messages("orderbooks") if isinstance(one, OrderBook)])
+    assert books == 30
+    first = running.messages("quotes")[0]
+    assert (first.market, first.bid_prices, first.ask_prices) == ("KRW-BTC", [99.0, 98.0], [101.0])
+    assert wire.now_ms + 1400 <= first.event_ms <= wire.now_ms + 12_000
+    exchange.is_refusing = False
+    exchange.wait_subscribed(2)
+    for step in range(20):
+        for market in exchange.markets:
+            exchange.send(wire.book(market, wire.now_ms + 20_000 + step * 100))
+        time.sleep(0.1)
+        if step == 5:
+            count = len(running.messages("quotes"))
+    assert len(running.messages("quotes")) == count
+    running.end()
+
+
+def test_a_rest_that_fails_is_asked_again(exchange: Any, start_feed: StartFeed, wire: Any) -> None:
+    exchange.bid = 0.0
+    running = start_feed(exchange.port, stale_seconds=0.5)
+    wire.wait_until(lambda: asked(exchange) >= 1)
+    exchange.bid = 90.0
+    wire.wait_until(lambda: len(running.messages("quotes")) >= 2)
+    running.end()
+    assert {one.event_ms for one in running.messages("quotes")} == {wire.now_ms}
+
+
+def test_a_market_that_is_silent_alone_is_asked_for_alone() -> None:
+    silence = Silence(stream_s=5.0, market_s=60.0)
+    silence.begin(["KRW-BTC", "KRW-ETH", "KRW-XRP"], 0)
+    second = 10**9
+    for market in ("KRW-BTC", "KRW-ETH"):
+        silence.note(market, 61 * second)
+    assert silence.silent(62 * second) == ["KRW-XRP"]
+    assert silence.silent(67 * second) == ["KRW-BTC", "KRW-ETH", "KRW-XRP"]
+    silence.leave_out("KRW-XRP")
+    assert silence.silent(62 * second) == []
+    silence.end()
+    assert silence.silent(900 * second) == []
+
+
+def test_a_crossed_book_sells_nothing() -> None:
+    rows = [
+        {"market": "KRW-BTC", "timestamp": 1, "orderbook_units": [
+            {"ask_price": ask, "bid_price": bid, "ask_size": 1, "bid_size": 1}
+        ]}
+        for ask, bid in ((2, 1), (0, 1), (2, 0), (1, 1), (1, 2))
+    ]  # fmt: skip
+    assert [is_sound(msgspec.convert(one, Depth)) for one in rows] == [True, True, True, False, False]

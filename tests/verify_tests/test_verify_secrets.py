@@ -129,5 +129,7 @@ def test_no_marked_key_leaves_the_executor() -> None:
     assert figures["hits"] == 0
     assert figures["kinds of places where the planted text was found"] == figures["kinds of places"] == 6
     assert figures["marked secrets seen in the executor's own memory"] != 0
+    assert figures["forms of the API's token seen in its own memory"] != 0
+    assert figures["questions to the API"] == 9
     assert figures["orders filled"] >= 6
     assert figures["keys: taken"] >= 3

@@ -12,7 +12,13 @@ from streams.messages import Market, OrderRequested
 
 EXCHANGE = "upbit"
 SHORTEST_EVERY_MS = 1_000
+LONGEST_EVERY_MS = 366 * 86_400_000
+LATEST_MS = 4_102_444_800_000
+"""No time of a request lies after this one, 2100-01-01 00:00 UTC."""
+MOST_TIMES = 1_000_000_000
 LONGEST_PATIENCE_MS = 3_600_000
+LEAST, MOST = Decimal("1e-8"), Decimal(10**15)
+"""Any amount and any price lies between them."""
 LONGEST_ID = 64
 MINIMUM_TOTALS = {"KRW": Decimal(5000)}
 """Where the exchange has not told a market's own yet."""
@@ -54,15 +60,19 @@ def _shape(request: OrderRequested) -> Problem | None:
 
 
 def _has_times(request: OrderRequested) -> bool:
+    times = (request.event_ms, request.at_ms, request.expires_ms)
+    if not all(one is None or 0 <= one <= LATEST_MS for one in times):
+        return False
     if request.every_ms is None:
         return request.times is None
-    return request.every_ms >= SHORTEST_EVERY_MS and (request.times is None or request.times >= 1)
+    is_interval = SHORTEST_EVERY_MS <= request.every_ms <= LONGEST_EVERY_MS
+    return is_interval and (request.times is None or 1 <= request.times <= MOST_TIMES)
 
 
 def _has_condition(request: OrderRequested) -> bool:
     if request.trigger_price is None:
         return request.trigger == ""
-    return request.trigger != "" and request.trigger_price.is_finite() and request.trigger_price > 0
+    return request.trigger != "" and _is_amount(request.trigger_price)
 
 
 def _has_amount(request: OrderRequested) -> bool:
@@ -72,9 +82,12 @@ def _has_amount(request: OrderRequested) -> bool:
     given = {name: getattr(request, name) for name in ("price", "quantity", "funds")}
     is_side_right = {"price": "buy", "market": "sell"}.get(request.order_type, request.side) == request.side
     return is_side_right and all(
-        value is not None and value.is_finite() and 0 < value < Decimal(10**15) if name in needed else value is None
-        for name, value in given.items()
+        value is not None and _is_amount(value) if name in needed else value is None for name, value in given.items()
     )
+
+
+def _is_amount(value: Decimal) -> bool:
+    return value.is_finite() and LEAST <= value < MOST
 
 
 def _rules(request: OrderRequested, market: Market | None, best_bid: float | None, *, is_known: bool) -> Problem | None:

@@ -142,27 +142,29 @@ class Requests:
     # --- what people write
 
     def _take(self, record: Record) -> None:
+        """Take a record, or put one that cannot be taken aside: nobody's record may end the executor."""
         try:
             message = topics.decode(TOPIC, record.value)
-        except msgspec.DecodeError as error:
+            with self._journal.transaction():
+                if isinstance(message, OrderRequested):
+                    self._add(message, record)
+                elif isinstance(message, RequestChanged):
+                    self._change(message)
+                else:
+                    self._cancel(message)
+                self._journal.set_cursor(_name(record.slot), record.offset + 1)
+        except (ValueError, ArithmeticError) as error:  # what cannot be read, or has numbers that nothing can hold
+            self._alive = {kept.request.id: kept for kept in self._store.alive()}  # as it was before the record
             bury(self._parts.log, record, str(error), self._clock.wall_ms())
             self._journal.set_cursor(_name(record.slot), record.offset + 1)
             return
-        with self._journal.transaction():
-            if isinstance(message, OrderRequested):
-                self._add(message, record)
-            elif isinstance(message, RequestChanged):
-                self._change(message)
-            else:
-                self._cancel(message)
-            self._journal.set_cursor(_name(record.slot), record.offset + 1)
         self._parts.reach("after_request_journal")
 
     def _add(self, request: OrderRequested, record: Record) -> None:
         problem = self._problem(request)
         standing = schedule.first(request)
         if problem is not None:
-            standing = replace(standing, state="refused")
+            standing = replace(standing, state="refused", next_ms=self._clock.now_ms())  # its own may fit no table
         if not self._store.add(standing, record):
             return
         now_ms = self._clock.now_ms()

@@ -4,12 +4,12 @@ They write to `order-requests` only, then wait for the executor's word (`Request
 command line alone; keys and the exchange are never touched.
 """
 
-import getpass
 import secrets
 import time
 from decimal import Decimal
 from typing import Any, NamedTuple
 
+from consumers.execute.interference_verbs import person as person_here
 from consumers.execute.requests.answers import (
     EVENTS,
     FINAL,
@@ -81,7 +81,7 @@ class Counter:
     def _person(self, account: str) -> Person:
         """Pocket and fee of an account, from its newest settings."""
         paper = self._settings.paper
-        person = Person(account, paper.pocket, Decimal(paper.fee_percent), _user())
+        person = Person(account, paper.pocket, Decimal(paper.fee_percent), person_here())
         is_known = account == paper.account
         for record in whole(self._log, ["controls"]):
             message = decoded(record)
@@ -217,13 +217,6 @@ def _check(request: OrderRequested, watch: Watch, book: Book | None) -> None:
     text = sentence(problem.reason, problem.values)
     near = watch.near(request.market) if problem.reason == "no-market" else []
     raise BadSettings(f"{text} {'There are ' + ', '.join(near) + '.' if near else ''}".rstrip())
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        return "command line"
 
 
 def _wall_ms() -> int:

@@ -59,8 +59,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "이 주문 유형에는 {time_in_force!r} 조건을 쓸 수 없습니다.",
     ),
     "bad-times": (
-        "A repetition is every second at most, and a number of times needs an interval and is at least 1.",
-        "반복 간격은 1초 이상이어야 하고, 횟수는 간격과 함께 1 이상으로 지정하세요.",
+        "A repetition is every 1 s to 366 days, a number of times needs one and is at least 1; times lie before 2100.",
+        "반복 간격은 1초 이상 366일 이하이어야 하고, 횟수는 간격과 함께 1 이상으로, 시각은 2100년 이전으로 지정하세요.",
     ),
     "bad-trigger": ("A price condition needs its price and its direction.", "감시 가격과 방향을 함께 지정하세요."),
     "bad-patience": ("Waiting is possible for at most {seconds} s.", "최대 {seconds}초까지만 기다릴 수 있습니다."),
@@ -98,5 +98,8 @@ class _Values(dict[str, str]):
 
 
 def korean(at_ms: int) -> str:
-    """A time in Korea, as people write it."""
-    return f"{datetime.fromtimestamp(at_ms / 1000, KOREA):%Y-%m-%d %H:%M:%S} KST"
+    """A time in Korea, as people write it; one that no calendar has stands as its number."""
+    try:
+        return f"{datetime.fromtimestamp(at_ms / 1000, KOREA):%Y-%m-%d %H:%M:%S} KST"
+    except (ValueError, OverflowError, OSError):
+        return f"{at_ms} ms"
