@@ -104,8 +104,8 @@ class Feed(Protocol):
     def cross(self, market: str, traded: Sequence[Level], *, is_buy: bool) -> list[Frame]:
         """Users traded with each other, the taker on this side; gives the frames of it where the market is ours."""
 
-    def prints(self, market: str) -> Sequence[Print]:
-        """The newest trades, oldest first."""
+    def newest_print(self, market: str) -> Print | None:
+        """The newest trade."""
 
     def opening_e8(self, market: str) -> int:
         """Price of the day's first trade, as `prev_closing_price`."""

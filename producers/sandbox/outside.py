@@ -18,7 +18,6 @@ from streams.market.matching import Level
 from streams.market.ticks import E8, e8_of, tick_e8
 from streams.messages import OrderBook, Trade
 
-_KEPT_PRINTS = 2_000
 _KEPT_IDS = 64
 _NO_QUOTE = (0, 0, 0, 0)
 
@@ -99,7 +98,7 @@ class Outside:
         """Market -> first price."""
         self._names: dict[str, tuple[str, str]] = {}
         self._newest: dict[str, Newest] = {}
-        self._prints: dict[str, deque[Print]] = {}
+        self._newest_prints: dict[str, Print] = {}
         self._recent_ids: dict[str, deque[int]] = {}
         self._clock_ms = 0
         self._speller = Speller()
@@ -142,7 +141,7 @@ class Outside:
         if trade.sequential_id in recent:
             return False
         recent.append(trade.sequential_id)
-        self._prints.setdefault(market, deque(maxlen=_KEPT_PRINTS)).append(trade)
+        self._newest_prints[market] = trade
         self._rows.setdefault(market, trade.price_e8)
         return True
 
@@ -196,11 +195,10 @@ class Outside:
             return []
         if kind == "orderbook":
             return [Frame(kind, market, newest.exchange_ms, self._book_spelling(market, newest), None, newest.source)]
-        prints = self._prints.get(market)
-        if kind != "trade" or not prints:
+        trade = self._newest_prints.get(market)
+        if kind != "trade" or trade is None:
             return []
-        at_ms = prints[-1].trade_ms
-        return [Frame(kind, market, at_ms, self._trade_spelling(market, at_ms, prints[-1]))]
+        return [Frame(kind, market, trade.trade_ms, self._trade_spelling(market, trade.trade_ms, trade))]
 
     # --- what the exchange asks -----------------------------------------------------------------------------------
 
@@ -231,9 +229,9 @@ class Outside:
         newest = self._newest.get(market)
         return None if newest is None else newest.view()
 
-    def prints(self, market: str) -> Sequence[Print]:
-        """The newest trades."""
-        return self._prints.get(market, ())
+    def newest_print(self, market: str) -> Print | None:
+        """The newest trade."""
+        return self._newest_prints.get(market)
 
     def opening_e8(self, market: str) -> int:
         """The market's first price."""

@@ -147,10 +147,9 @@ class Trading:
         if self._feed.has_queue:
             return self._queued(frame, list(orders))
         if frame.kind == "trade":
-            prints = self._feed.prints(frame.market)
-            if not prints:
+            trade = self._feed.newest_print(frame.market)
+            if trade is None:
                 return []
-            trade = prints[-1]
             return matching.reached_by_trade(orders, Level(trade.price_e8, trade.lots), is_buy=trade.is_buy)
         book = self._feed.book(frame.market)
         return [] if book is None else matching.reached_by_book(list(orders), book.bids, book.asks)

@@ -48,7 +48,7 @@ def play(feed: Recording) -> list[Line]:
 
 
 def views(feed: Recording) -> dict[str, Any]:
-    return {row.market: (feed.book(row.market), list(feed.prints(row.market))) for row in feed.markets()}
+    return {row.market: (feed.book(row.market), feed.newest_print(row.market)) for row in feed.markets()}
 
 
 # --- raw frames ---------------------------------------------------------------------------------------------------

@@ -165,7 +165,9 @@ def test_takers_eat_the_book_and_are_seen() -> None:
     assert after.asks[0].price_e8 == before.asks[1].price_e8
     assert after.asks[0].lots == before.asks[1].lots - before.asks[1].lots // 2
     assert len(after.asks) == 30
-    assert market.prints("KRW-ETH")[-1].is_buy
+    newest = market.newest_print("KRW-ETH")
+    assert newest is not None
+    assert newest.is_buy
     everything = market.book("KRW-ETH")
     assert everything is not None
     market.take("KRW-ETH", everything.bids, is_buy=False)
