@@ -2,10 +2,10 @@
 
 A call holds one of its group's places from before it is sent until a full interval after its answer. So of the calls
 in any interval, as the exchange sees them arrive, there are never more than its size: neither a token bucket nor a
-window, sliding or fixed, refuses one, however long they were under way. The last third is kept for urgent calls.
-The size is the documented one, or less where the exchange's `Remaining-Req` never told of so much; before its first
-answer, and after a refusal, it is `FIRST_SIZE`. What others send from the same pocket, or a process before this one
-sent a moment ago, is not known here: a refusal is waited out.
+window, sliding or fixed, refuses one, however long they were under way. The last third is kept for urgent calls, of
+two places one. The size is the documented one, or less where the exchange's `Remaining-Req` never told of so much;
+before its first answer, and after a refusal, it is `FIRST_SIZE`. What others send from the same pocket, or a process
+before this one sent a moment ago, is not known here: a refusal is waited out.
 """
 
 import json
@@ -65,7 +65,7 @@ class Pace:
         with self._lock:
             now_s = self._now_s()
             size = self._sizes[group]
-            allowed = size if is_urgent else max(1, size - size // 3)
+            allowed = size if is_urgent else max(1, size - max(1, size // 3))
             closed_s = self._closed_until_s[group] - now_s
             if closed_s > PATIENCE_S:
                 raise Limited(f"the exchange takes no calls of the group {group} for {closed_s:.0f} s")

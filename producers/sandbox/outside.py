@@ -1,7 +1,8 @@
 """A market of others: its books and trades come from a recording or from the log, and nothing here changes them.
 
-`recording` and `follow` are built on it. `take` is called in the sandbox's loop with one line after the other, so that
-book, prints and clock always are those of the newest line. What was read but not taken yet is unknown here.
+`recording` and `follow` are built on it. `take_line` is called in the sandbox's loop with one line after another, each
+passed on before the next, so that book, prints and clock always are those of the newest line. What was read but not
+taken yet is unknown here. What cannot be read is counted; it must never end the sandbox.
 """
 
 from collections import Counter, deque
@@ -19,6 +20,10 @@ from streams.market.ticks import E8, e8_of, tick_e8
 from streams.messages import OrderBook, Trade
 
 _KEPT_IDS = 64
+_LARGEST = 9e10
+"""Below this must lie every price and size, and the sum of a side: they are spelled and counted in 64 bits of 1e-8."""
+_LAST_MS = 253_402_300_800_000
+"""Below this a time of the match has a date (before the year 10000)."""
 _NO_QUOTE = (0, 0, 0, 0)
 
 Body = dict[str, Any] | OrderBook | Trade | None
@@ -80,6 +85,19 @@ def _is_number(*values: object) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
+def _is_sound(book: OrderBook) -> bool:
+    """Whether each price has its size and all of it can be shown."""
+    sides = ((book.bid_prices, book.bid_sizes), (book.ask_prices, book.ask_sizes))
+    try:
+        return all(len(prices) == len(sizes) and _fits(prices) and _fits(sizes) for prices, sizes in sides)
+    except TypeError:
+        return False  # a null of somebody's Parquet file
+
+
+def _fits(numbers: Sequence[float]) -> bool:
+    return min(numbers, default=0) >= 0 and sum(numbers) < _LARGEST  # no comparison holds for the sum of a NaN
+
+
 class Outside:
     """Everything about such a market but where its lines come from."""
 
@@ -117,19 +135,22 @@ class Outside:
         return []
 
     def take_line(self, line: Line) -> Frame | None:
-        """Move on by one line; None where its bytes cannot be read or it repeats a trade."""
+        """Move on by one line; None where it says nothing new or readable and has no bytes of its own to pass on."""
         if line.body is None:
             return None
         self._clock_ms = max(self._clock_ms, line.exchange_ms)
         trade: Print | None = None
         if line.kind == "orderbook" and not isinstance(line.body, Trade):
+            if isinstance(line.body, OrderBook) and not _is_sound(line.body):
+                self.skipped["unreadable book"] += 1
+                return None
             self._newest[line.market] = Newest(line.body, line.exchange_ms, line.source)
             if line.market not in self._rows:
                 self._note_price(line)
         elif line.kind == "trade":
             trade = _print_of(line)
-            if trade is not None and not self._is_new(line.market, trade):
-                self.skipped["repeated trade"] += 1
+            if trade is None or not self._is_new(line.market, trade):
+                self.skipped["unreadable trade" if trade is None else "repeated trade"] += 1
                 trade = None
                 if not line.payload:
                     return None
@@ -229,10 +250,6 @@ class Outside:
         newest = self._newest.get(market)
         return None if newest is None else newest.view()
 
-    def newest_print(self, market: str) -> Print | None:
-        """The newest trade."""
-        return self._newest_prints.get(market)
-
     def opening_e8(self, market: str) -> int:
         """The market's first price."""
         return self._rows.get(market, E8)
@@ -253,15 +270,24 @@ def _arrays(side: Sequence[Level]) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
 
 
 def _print_of(line: Line) -> Print | None:
+    """The trade of a line; None where it cannot be read."""
     body = line.body
     if isinstance(body, Trade):
-        return Print(body.trade_ms, e8_of(body.price), e8_of(body.size), body.is_buy, body.trade_id)
+        return _print(body.trade_ms, body.price, body.size, body.trade_id, is_buy=body.is_buy)
     if not isinstance(body, dict):
         return None
-    trade_ms: Any = body.get("trade_timestamp", body.get("ttms", line.exchange_ms))
-    price, size = body.get("trade_price", body.get("tp")), body.get("trade_volume", body.get("tv"))
-    sid = body.get("sequential_id", body.get("sid"))
-    is_buy = body.get("ask_bid", body.get("ab")) == "BID"
-    if isinstance(price, int | float) and isinstance(size, int | float) and isinstance(sid, int):
-        return Print(int(trade_ms), e8_of(price), e8_of(size), is_buy, sid)
-    return None
+    return _print(
+        body.get("trade_timestamp", body.get("ttms", line.exchange_ms)),
+        body.get("trade_price", body.get("tp")),
+        body.get("trade_volume", body.get("tv")),
+        body.get("sequential_id", body.get("sid")),
+        is_buy=body.get("ask_bid", body.get("ab")) == "BID",
+    )
+
+
+def _print(trade_ms: Any, price: Any, size: Any, trade_id: Any, *, is_buy: bool) -> Print | None:
+    if not (_is_number(price, size) and isinstance(trade_ms, int) and isinstance(trade_id, int)):
+        return None
+    if not (0 <= price < _LARGEST and 0 <= size < _LARGEST and 0 <= trade_ms < _LAST_MS and 0 <= trade_id < 2**63):
+        return None
+    return Print(trade_ms, e8_of(price), e8_of(size), is_buy, trade_id)

@@ -301,11 +301,6 @@ class Synthetic:
         lots[m, n:] = 0
         kernels.refill(m, side, ticks, lots, self._latent, self._parameters, self._rng)
 
-    def newest_print(self, market: str) -> Print | None:
-        """The newest trade of a market."""
-        m = self._index.get(market)
-        return None if m is None else self._newest[m]
-
     def opening_e8(self, market: str) -> int:
         """The price the market started from."""
         return self.rows[self._index[market]].price_e8
