@@ -187,8 +187,11 @@ class Demo:
         """Close what is open when the time is over, so that the summary tells money that came in, not prices.
 
         The kill switch does it, as it would for a person; it is lifted again for a run that goes on with this folder.
+        A halt that a person has set stays as it is.
         """
-        if not self._open_positions():
+        with self._lock:
+            is_halted = self.watch.is_halted(self.settings.paper.account)
+        if is_halted or not self._open_positions():
             return
         self.screen.say("Selling what is still held ...")
         self.sold_at_end = self._open_positions()

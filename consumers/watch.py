@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from consumers.trade.people import ALL_ACCOUNTS
 from consumers.trade.state import MARKET_VIEW, Shadow
 from consumers.watched_orders import WatchedOrders
 from infra.log import Record
@@ -15,6 +16,7 @@ from streams import topics
 from streams.messages import (
     AccountState,
     FeedEvent,
+    Halt,
     Heartbeat,
     Hole,
     ModelEvent,
@@ -120,6 +122,8 @@ class Watch:
         """When every market had given its first live signal; a market that gives none is waited for `_ALL_LIVE_MS`."""
         self._live_markets: set[str] = set()
         self.ended_ms: int | None = None
+        self.halts: dict[str, str] = {}
+        """The newest word on each account, or on all of them by `ALL_ACCOUNTS`; told by a person or by a demo."""
         self.newest_derived_ms = 0
         self.events: deque[FeedEvent] = deque(maxlen=50)
         self.best_signal: Signal | None = None
@@ -182,6 +186,10 @@ class Watch:
         """How far a stage's newest bin lies behind the feed's newest heartbeat, in market time."""
         newest = {"features": self.featured_ms, "signals": self.signalled_ms}[stage]
         return (self.fed_ms - newest) / 1000 if newest and self.fed_ms else None
+
+    def is_halted(self, account: str) -> bool:
+        """Whether somebody has halted an account, or all accounts, and has not lifted it."""
+        return any(self.halts.get(name, "lifted") != "lifted" for name in (account, ALL_ACCOUNTS))
 
     def late_share(self) -> float:
         """Late records as a share of all books and trades."""
@@ -291,6 +299,8 @@ class Watch:
             self._on_feed_event(record, message)
         elif isinstance(message, Warmed):
             self._on_warm(record.append_ms, message.event_ms)
+        elif isinstance(message, Halt):
+            self.halts[message.account] = message.kind
         elif isinstance(message, Refusals):
             self.refused_windows = {why: n for why, n in message.counts.items() if why not in _NO_REFUSALS}
         elif isinstance(message, ModelEvent):

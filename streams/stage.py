@@ -43,8 +43,8 @@ class Run:
     last_index: int = UNKNOWN
 
     def __post_init__(self) -> None:
-        """Make room for twice W rows, so that the newest W always lie in one piece."""
-        self.ring = np.zeros((2 * self.window, kernels.ROW))
+        """Make room for twice W rows, so that the newest W always lie in one piece; its memory is taken at once."""
+        self.ring = np.full((2 * self.window, kernels.ROW), 0.0)
         self.mids = np.zeros(2 * self.window)
 
     def push(self, index: int, row: kernels.Floats) -> None:

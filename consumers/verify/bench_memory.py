@@ -217,7 +217,9 @@ def _growth(runner: str, samples: dict[str, list[tuple[float, float]]], after_mi
     figures: dict[str, float] = {}
     for name, points in samples.items():
         slope, error = slope_of([point for point in points if point[0] >= after_millions])
-        figures[f"{runner}, {name}: MB at the end"] = round(points[-1][1], 1)
+        for fifth in range(1, 6):  # tells a step from a slope
+            reached = [mb for read, mb in points if read <= points[-1][0] * fifth / 5]
+            figures[f"{runner}, {name}: MB after {fifth} fifths"] = round(reached[-1], 1)
         figures[f"{runner}, {name}: MB per million records"] = round(slope, 3)
         figures[f"{runner}, {name}: MB per million, lower"] = round(slope - 1.96 * error, 3)
         figures[f"{runner}, {name}: MB per million, upper"] = round(slope + 1.96 * error, 3)

@@ -4,7 +4,6 @@ A stored row is fourteen 64-bit integers; sizes and the turnover are split into 
 cheap coin's day does not fit into one integer of 1e-8.
 """
 
-from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -125,9 +124,9 @@ def of_row(row: Sequence[int]) -> Candle:
     )  # fmt: skip
 
 
-def _row_of(candle: Candle) -> "array[int]":
+def _row_of(candle: Candle) -> tuple[int, ...]:
     sums = (*divmod(candle.lots, E8), *divmod(candle.sold_lots, E8), *divmod(candle.value, WHOLE))
-    return array("q", (*candle[:SIZE], *sums, candle.stamp_ms, candle.first_ms, candle.last_ms))
+    return (*candle[:SIZE], *sums, candle.stamp_ms, candle.first_ms, candle.last_ms)
 
 
 def sum_rows(rows: Ints) -> tuple[int, int]:
@@ -137,51 +136,88 @@ def sum_rows(rows: Ints) -> tuple[int, int]:
     return int(rows[:, SIZE].sum()) * E8 + int(rows[:, LOTS].sum()), value
 
 
+class _Rows:
+    """Rows of integers, oldest first, in room for all that are kept."""
+
+    def __init__(self, limit: int, columns: int) -> None:
+        self._limit = limit
+        self._room: Ints = np.zeros((limit + max(1, limit // _SLACK), columns), dtype=np.int64)
+        self._count = 0
+
+    def reserve(self) -> None:
+        """Take all of the memory now, so that what fills within hours does not look as if it grew without end."""
+        self._room.fill(0)
+
+    def make_room(self) -> int:
+        """Let the oldest go where there is no room for one more; says how many went."""
+        if self._count < len(self._room):
+            return 0
+        gone = self._count - self._limit
+        self._room[: self._limit] = self._room[gone:]
+        self._count = self._limit
+        return gone
+
+    def insert(self, at: int, row: Sequence[int]) -> None:
+        """Keep one more, where there is room for it."""
+        self._room[at + 1 : self._count + 1] = self._room[at : self._count]
+        self._room[at] = row
+        self._count += 1
+
+    def kept(self) -> Ints:
+        """All of them; a view."""
+        return self._room[: self._count]
+
+
 class Ring:
     """Closed candles in order of their start; the oldest go when it is full."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._rows = array("q")
+        self._store = _Rows(limit, COLUMNS)
         self.whole_from_ms = 0
         """Candles that start before it may be forgotten, or be there without all of their parts."""
 
+    def reserve(self) -> None:
+        """Take the memory for all candles at once."""
+        self._store.reserve()
+
     def __len__(self) -> int:
-        return len(self._rows) // COLUMNS
+        return len(self._store.kept())
 
     def __getitem__(self, i: int) -> Candle:
-        return of_row(self._rows[i * COLUMNS : (i + 1) * COLUMNS])
+        return of_row(self._store.kept()[i].tolist())
 
     def find(self, start_ms: int) -> int:
         """Position of the first candle that does not start before `start_ms`."""
-        return bisect_left(range(len(self)), start_ms, key=lambda i: self._rows[i * COLUMNS])
+        rows = self._store.kept()
+        return bisect_left(range(len(rows)), start_ms, key=lambda i: int(rows[i, START]))
 
     def append(self, candle: Candle) -> None:
         """Keep a candle that is newer than all others."""
-        self._rows.extend(_row_of(candle))
-        if len(self) > self._limit + self._limit // _SLACK:
-            count = len(self) - self._limit
-            del self._rows[: count * COLUMNS]
-            self.whole_from_ms = self._rows[0]
+        self._insert(len(self), candle)
 
     def put(self, candle: Candle) -> None:
         """Join a late candle with the one of its period, or set it where it belongs."""
         if candle.start_ms < self.whole_from_ms:
             return
         i = self.find(candle.start_ms)
-        at = i * COLUMNS
-        if i < len(self) and self._rows[at] == candle.start_ms:
-            self._rows[at : at + COLUMNS] = _row_of(joined(self[i], candle))
+        rows = self._store.kept()
+        if i < len(rows) and rows[i, START] == candle.start_ms:
+            rows[i] = _row_of(joined(self[i], candle))
         else:
-            self._rows[at:at] = _row_of(candle)
+            self._insert(i, candle)
+
+    def _insert(self, at: int, candle: Candle) -> None:
+        if gone := self._store.make_room():
+            self.whole_from_ms = int(self._store.kept()[0, START])
+        if at >= gone:
+            self._store.insert(at - gone, _row_of(candle))
 
     def sums(self, from_ms: int, to_ms: int) -> tuple[int, int]:
         """Lots and value of the candles that start in [from, to)."""
         i, j = self.find(from_ms), self.find(to_ms)
         if i >= j:
             return 0, 0
-        rows = np.frombuffer(self._rows, dtype=np.int64).reshape(-1, COLUMNS)
-        return sum_rows(rows[i:j])
+        return sum_rows(self._store.kept()[i:j])
 
 
 class Tier:
@@ -226,17 +262,17 @@ class Prints:
     """The newest trades, oldest first, as integers without objects."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._rows = array("q")
+        self._store = _Rows(limit, _PRINT_COLUMNS)
+        self._store.reserve()
 
     def append(self, trade: Print) -> None:
         """Keep one."""
-        self._rows.extend((trade.trade_ms, trade.price_e8, trade.lots, int(trade.is_buy), trade.sequential_id))
-        if len(self._rows) > (self._limit + self._limit // _SLACK) * _PRINT_COLUMNS:
-            del self._rows[: -self._limit * _PRINT_COLUMNS]
+        self._store.make_room()
+        self._store.insert(len(self._store.kept()), trade)
 
     def newest_first(self) -> Iterator[Print]:
         """All that are kept."""
-        for end in range(len(self._rows), 0, -_PRINT_COLUMNS):
-            moment, price, lots, is_buy, sid = self._rows[end - _PRINT_COLUMNS : end]
+        rows = self._store.kept()
+        for i in range(len(rows) - 1, -1, -1):
+            moment, price, lots, is_buy, sid = rows[i].tolist()
             yield Print(moment, price, lots, bool(is_buy), sid)

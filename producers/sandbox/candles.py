@@ -105,6 +105,7 @@ class _Series:
         self.newest: tuple[Print, int] | None = None
         self._second: Candle | None = None
         self._seconds = Tier(SECOND_MS, Ring(KEPT["1s"]))
+        self._seconds.ring.reserve()
         self._longer = {
             "1m": Tier(MINUTE_MS, Ring(KEPT["1m"])),
             "30m": Tier(30 * MINUTE_MS, Ring(KEPT["30m"])),

@@ -44,7 +44,6 @@ class Configuration:
     cancel_delay_ms: int = 30
     smp_default: str = ""
     """Self-match mode of orders that name none: empty as recorded, `cancel_maker` as announced for 2026-11-09."""
-    fee: str = "0.0005"
     is_limited: bool = True
     """Whether requests over the rate limits are refused."""
     limits: Mapping[str, int] = field(default_factory=dict)

@@ -30,8 +30,8 @@ from streams.market.ledger import ATOM_DIGITS
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _YEARS_S = 100 * 366 * 86_400
-_ACCOUNT = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")
-_CURRENCY = re.compile(r"^[A-Z0-9]{1,10}$")
+_ACCOUNT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_CURRENCY = re.compile(r"[A-Z0-9]{1,10}")
 
 
 def _answer(value: object) -> web.Response:
@@ -160,7 +160,7 @@ class Control:
         """Make an account (its access key is its name) or add to it; answers with its secret."""
         body = await _body(request)
         account, balances = body.get("access_key"), body.get("balances", {})
-        if not isinstance(account, str) or not _ACCOUNT.match(account) or not isinstance(balances, dict):
+        if not isinstance(account, str) or not _ACCOUNT.fullmatch(account) or not isinstance(balances, dict):
             raise OrderRefused("bad_request", "access_key or balances has a wrong value")
         self._exchange.open_account(account, {_currency(key): _atoms(value) for key, value in balances.items()})
         await self._exchange.settled()
@@ -213,7 +213,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _currency(text: str) -> str:
-    if not _CURRENCY.match(text):
+    if not _CURRENCY.fullmatch(text):
         raise OrderRefused("bad_request", f"{text} is no currency")
     return text
 

@@ -23,8 +23,8 @@ OnFrame = Callable[[Frame], None]
 
 AS_FAST_AS_POSSIBLE = 1e6
 _CHUNK_MS = 500
-_SAVE_SECONDS = 2.0
 _MARGIN_MS = 3_000
+"""At live speed. A market is saved when two thirds of it have passed, so what was sent is never further ahead."""
 _LATE_CHUNK_MS = 100
 """Where a live market has fallen behind; requests are answered between two chunks."""
 _LEAST_PAUSE_S = 0.004
@@ -38,27 +38,32 @@ def wall_ms() -> int:
 
 
 class Pace:
-    """The exchange's time for a wall time: equal at `start_ms`, `speed` times as fast after it."""
+    """The exchange's time for a wall time: `start_ms` now, `speed` times as fast after it."""
 
-    def __init__(self, speed: float) -> None:
+    def __init__(self, speed: float, from_ms: int) -> None:
+        """It starts at the wall's time, or at `from_ms` where a market that ran faster has come further."""
         self._speed = speed
-        self.start_ms = wall_ms()
+        self._wall_ms = wall_ms()
+        self.start_ms = max(self._wall_ms, from_ms)
 
     def now_ms(self) -> int:
         """The exchange's time now."""
-        wall = wall_ms()
-        return wall if self._speed == 1.0 else self.start_ms + int((wall - self.start_ms) * self._speed)
+        return self.start_ms + int((wall_ms() - self._wall_ms) * self._speed)
 
     def seconds_until(self, exchange_ms: int) -> float:
         """Wall seconds until the exchange's clock shows `exchange_ms`."""
         return (exchange_ms - self.now_ms()) / 1000.0 / self._speed
 
 
-def open_synthetic(feed: Synthetic, path: Path, warmup_seconds: int) -> None:
+def _margin_ms(speed: float) -> int:
+    return int(_MARGIN_MS * max(speed, 1.0))
+
+
+def open_synthetic(feed: Synthetic, path: Path, warmup_seconds: int, speed: float) -> None:
     """Continue a saved market: time that was sent before is never sent again, longer pauses are warmed up anew."""
     if not feed.restore(path):
         return
-    feed.resume_at(max(feed.clock_ms + _MARGIN_MS, wall_ms() - warmup_seconds * 1000))
+    feed.resume_at(max(feed.clock_ms + _margin_ms(speed), wall_ms() - warmup_seconds * 1000))
 
 
 async def drive_synthetic(
@@ -73,8 +78,8 @@ async def drive_synthetic(
 ) -> None:
     """Run until cancelled."""
     await subscribed.wait()
-    pace = Pace(speed)
-    saved = time.monotonic()
+    pace = Pace(speed, feed.clock_ms - _margin_ms(speed))
+    saved_ms = 0
 
     def pass_on(until_ms: int) -> None:
         for frame in feed.run_until(until_ms):
@@ -94,8 +99,8 @@ async def drive_synthetic(
             await asyncio.sleep(min(max(pace.seconds_until(feed.next_ms), _LEAST_PAUSE_S), 0.05))
         if not feed.is_warm and (now_ms - feed.clock_ms <= _CHUNK_MS or feed.clock_ms >= pace.start_ms):
             feed.is_warm, feed.warm_ms = True, feed.clock_ms
-        if path is not None and time.monotonic() - saved > _SAVE_SECONDS:
-            saved = time.monotonic()
+        if path is not None and feed.clock_ms - saved_ms > _margin_ms(speed) * 2 // 3:
+            saved_ms = feed.clock_ms
             feed.save(path)
 
 
@@ -152,8 +157,7 @@ async def drive_follow(feed: Follow, hub: Hub, on_frame: OnFrame, *, before: Cal
     reading = Aside(feed.tail.read, feed.tail.close).batches()
     async with aclosing(reading) as batches:
         async for batch in batches:
-            for frame in feed.take_batch(batch):
-                before(frame.exchange_ms)
+            for frame in feed.take_batch(batch, before):
                 hub.publish(frame)
                 on_frame(frame)
             hub.flush()

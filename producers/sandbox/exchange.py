@@ -88,11 +88,14 @@ class Exchange:
         """Read the journal and take up every order that was still open."""
         self._life += 1
         self.state.reset()
+        self._trading.forget()
         for entry in self._journal.entries():
             order = self.state.apply(entry)
             if order is not None:
                 self._trading.queues.replay(order, entry)
         for order in self.state.waiting.values():
+            if order.uuid in self.state.resting[order.market]:
+                self._trading.queue(order)
             self._soon(self._fill_delay_s, self._match, order.uuid)
             if order.is_cancelling:
                 self._soon(self._cancel_delay_s, self._end_cancelled, order.uuid)
@@ -255,6 +258,21 @@ class Exchange:
     def on_frame(self, frame: Frame) -> None:
         """Let resting orders see a new book or trade."""
         self._trading.on_frame(frame)
+
+    def halt(self) -> None:
+        """Match nothing until `resume`."""
+        self._trading.is_halted = True
+
+    def resume(self, left_behind: Callable[[Iterable[Order]], list[Order]]) -> None:
+        """End at once those that it picks of all waiting orders, then match again."""
+        try:
+            if entries := [end_entry(order, self.now_ms()) for order in left_behind(self.state.waiting.values())]:
+                self._record(entries)
+        except OSError:
+            logger.exception("the journal cannot be written; matching begins later")
+            self._later(_RETRY_SECONDS, partial(self.resume, left_behind))
+            return
+        self._trading.resume()
 
     # --- what is told ---------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class Frame(NamedTuple):
     exchange_ms: int
     spell: Callable[[Style], bytes]
     print: Print | None = None
-    """What a trade frame tells; None for books, and where the feed keeps it in `Feed.prints` alone."""
+    """What a trade frame tells; None for books, and for a recorded trade that repeats another or cannot be read."""
     source: str = ""
     """The record it came from, for the fills that happen on it: topic/partition/offset, or file and line."""
 
@@ -103,9 +103,6 @@ class Feed(Protocol):
 
     def cross(self, market: str, traded: Sequence[Level], *, is_buy: bool) -> list[Frame]:
         """Users traded with each other, the taker on this side; gives the frames of it where the market is ours."""
-
-    def prints(self, market: str) -> Sequence[Print]:
-        """The newest trades, oldest first."""
 
     def opening_e8(self, market: str) -> int:
         """Price of the day's first trade, as `prev_closing_price`."""

@@ -4,7 +4,7 @@ Made by `market`, moved on by `drivers`. What stood in the log before the start 
 nothing. A market whose partition fell silent, heartbeats included, has no book: an old price is no price.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from producers.sandbox.feeds import BookView, Frame, MarketRow
 from producers.sandbox.logged import Batch, Tail
@@ -28,21 +28,24 @@ class Follow(Outside):
         self._appended_ms: dict[int, int] = {}
         self._ticks: dict[str, int] = {}
 
-    def take_batch(self, batch: Batch) -> list[Frame]:
-        """Move on; gives the frames of what is live."""
-        is_live = self.is_warm
+    def take_batch(self, batch: Batch, before: Callable[[int], None]) -> Iterator[Frame]:
+        """Move on line by line; gives each live one's frame while its book is the newest.
+
+        `before` is told each live line's time first, so that however the lines are cut into batches, what was due until
+        then happens on the book before it.
+        """
         self._appended_ms |= batch.appended_ms
         for row in batch.markets:
             self._ticks[row.market] = int(row.tick_size * E8)
             self._names[row.market] = (row.korean_name or row.market, row.english_name or row.market)
-        frames = []
         for line in batch.lines:
+            if self.is_warm:
+                before(line.exchange_ms)
             if line.kind == "orderbook":
                 self._partitions[line.market] = int(line.source.rsplit("/", 2)[1])
-            if (frame := self.take_line(line)) is not None and is_live:
-                frames.append(frame)
+            if (frame := self.take_line(line)) is not None and self.is_warm:
+                yield frame
         self.is_warm = self.is_warm or batch.is_caught_up
-        return frames
 
     @property
     def is_closed(self) -> bool:

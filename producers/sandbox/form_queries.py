@@ -4,11 +4,13 @@ A middleware of the server, the outermost, because those inside note on the requ
 exchange reads them is inferred from that client's wide use, not documented; a body on any other method stays as it is.
 """
 
+from asyncio import IncompleteReadError
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from yarl import URL
 
+from producers.sandbox.http_log import BROKEN_OFF
 from producers.sandbox.quotation import answer
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -22,10 +24,22 @@ async def form_as_query(request: web.Request, handler: Handler) -> web.StreamRes
     if request.method == "GET" and request.can_read_body and not request.rel_url.raw_query_string:
         if request.content_type != "application/x-www-form-urlencoded":
             return await handler(request)
-        form = await request.content.read(_LONGEST)
         try:
+            form = await _whole(request)
             target = URL(f"{request.rel_url.raw_path}?{form.decode('ascii')}", encoded=True)
-        except (ValueError, UnicodeDecodeError):
-            return answer({"error": {"name": 400, "message": "Bad Request"}}, status=400)
+        except (ValueError, UnicodeDecodeError, *BROKEN_OFF):
+            return answer({"error": {"name": 400, "message": "Bad Request"}}, 400)
         request = request.clone(rel_url=target)
     return await handler(request)
+
+
+async def _whole(request: web.Request) -> bytes:
+    """The body, in however many parts it comes; raises `ValueError` where it is too long.
+
+    Not by `request.read`: a request that was read so cannot be cloned.
+    """
+    try:
+        await request.content.readexactly(_LONGEST + 1)
+    except IncompleteReadError as ended:
+        return ended.partial
+    raise ValueError("the form is too long")

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class Journal:
         self.flushes = 0
         self._group = _Group()
         self._flying: _Group | None = None
+        self._flight: Future[None] | None = None
         self._writer: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._refused_until = 0.0
@@ -117,11 +118,11 @@ class Journal:
         return self._group if self._group.lines else self._flying
 
     async def _write(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._group.lines:
                 self._flying, self._group = self._group, _Group()
-                await loop.run_in_executor(self._thread, self._store, b"".join(self._flying.lines))
+                self._flight = self._thread.submit(self._store, b"".join(self._flying.lines))
+                await asyncio.wrap_future(self._flight)
                 flown, self._flying = self._flying, None
                 flown.end(is_stored=True)
         except OSError:
@@ -132,7 +133,7 @@ class Journal:
     def _lose(self) -> None:
         """What was appended meanwhile was built on what is lost, and is lost with it."""
         groups = [group for group in (self._flying, self._group) if group is not None]
-        self._flying, self._group = None, _Group()
+        self._flying, self._flight, self._group = None, None, _Group()
         self._refused_until = time.monotonic() + REFUSE_SECONDS
         self.lost()
         for group in groups:
@@ -160,9 +161,13 @@ class Journal:
         self.flushes += 1
 
     def close(self) -> None:
-        """Store what still waits and let go of the file."""
+        """Store what still waits, unless it was built on what is lost, and let go of the file."""
+        self.lost = lambda: None
         self._thread.shutdown(wait=True)
-        if self._group.lines:
-            self._store(b"".join(self._group.lines))
-            self._group = _Group()
-        os.close(self._file)
+        lines, self._group.lines = self._group.lines, []
+        flight = self._flight
+        try:
+            if lines and (flight is None or not (flight.cancelled() or flight.exception())):
+                self._store(b"".join(lines))
+        finally:
+            os.close(self._file)

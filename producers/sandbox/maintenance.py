@@ -1,9 +1,8 @@
-"""A maintenance window: everything is refused, lines are cut, and orders that the market has left behind are cancelled.
+"""A maintenance window: everything is refused, nothing is matched, and at its end go the orders left behind.
 
 Put together by the server; switched on as the fault `maintenance`.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
@@ -40,17 +39,22 @@ def beyond(orders: Iterable[Order], last_e8: Callable[[str], int | None]) -> lis
     return found
 
 
-def cancels_at_the_end(exchange: Exchange, candles: Candles) -> Callable[[float], None]:
-    """What a window's beginning is told to: remember the last prices, and cancel by them when it is over."""
+class Maintenance:
+    """What the exchange does in a window; `begin` and `end` are told by the faults."""
 
-    def begin(seconds: float) -> None:
-        markets = {order.market for order in exchange.orders.values() if order.state == "wait"}
-        newest = {market: candles.last(market) for market in markets}
-        last_e8 = {market: found[0].price_e8 for market, found in newest.items() if found is not None}
+    def __init__(self, exchange: Exchange, candles: Candles) -> None:
+        self._exchange = exchange
+        self._candles = candles
+        self._last_e8: dict[str, int] = {}
+        """The last price of each market with orders before the window."""
 
-        def end() -> None:
-            exchange.cancel_all(beyond(exchange.orders.values(), last_e8.get))
+    def begin(self) -> None:
+        """Remember the last prices and match nothing from now on."""
+        markets = {order.market for order in self._exchange.state.waiting.values()}
+        newest = {market: self._candles.last(market) for market in markets}
+        self._last_e8 = {market: found[0].price_e8 for market, found in newest.items() if found is not None}
+        self._exchange.halt()
 
-        asyncio.get_running_loop().call_later(seconds, end)
-
-    return begin
+    def end(self) -> None:
+        """Cancel by those prices, before anything is matched again."""
+        self._exchange.resume(lambda orders: beyond(orders, self._last_e8.get))

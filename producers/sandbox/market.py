@@ -31,7 +31,7 @@ def open_market(configuration: Configuration) -> Feed:
     compile_kernels()
     feed = Synthetic(configuration.plan, wall_ms() - configuration.warmup_seconds * 1000)
     configuration.market_path.parent.mkdir(parents=True, exist_ok=True)
-    drivers.open_synthetic(feed, configuration.market_path, configuration.warmup_seconds)
+    drivers.open_synthetic(feed, configuration.market_path, configuration.warmup_seconds, configuration.speed)
     return feed
 
 

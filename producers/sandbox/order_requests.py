@@ -13,7 +13,7 @@ from streams.market.ledger import ATOMS_PER_LOT
 from streams.market.matching import NOTIONAL, Kind, Level, Order
 from streams.market.ticks import E8, is_on_tick
 
-_NUMBER = re.compile(r"^\d{1,20}(?:\.(\d*))?$", re.ASCII)
+_NUMBER = re.compile(r"\d{1,20}(?:\.(\d*))?", re.ASCII)
 _KINDS = ("limit", "price", "market", "best")
 _TIMES = ("ioc", "fok", "post_only")
 _SMP = ("cancel_maker", "cancel_taker", "reduce")
@@ -115,7 +115,7 @@ def _number(body: Mapping[str, Any], name: str) -> int | None:
     if value is None:
         return None
     text = str(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else ""
-    match = _NUMBER.match(text)
+    match = _NUMBER.fullmatch(text)
     if match is None or len((match[1] or "").rstrip("0")) > 8:
         raise OrderRefused("validation_error", f"{name} does not have a valid value")
     whole, _, fraction = text.partition(".")

@@ -1,7 +1,8 @@
 """A market of others: its books and trades come from a recording or from the log, and nothing here changes them.
 
-`recording` and `follow` are built on it. `take` is called in the sandbox's loop with one line after the other, so that
-book, prints and clock always are those of the newest line. What was read but not taken yet is unknown here.
+`recording` and `follow` are built on it. `take_line` is called in the sandbox's loop with one line after another, each
+passed on before the next, so that book, prints and clock always are those of the newest line. What was read but not
+taken yet is unknown here. What cannot be read is counted; it must never end the sandbox.
 """
 
 from collections import Counter, deque
@@ -18,8 +19,11 @@ from streams.market.matching import Level
 from streams.market.ticks import E8, e8_of, tick_e8
 from streams.messages import OrderBook, Trade
 
-_KEPT_PRINTS = 2_000
 _KEPT_IDS = 64
+_LARGEST = 9e10
+"""Below this must lie every price and size, and the sum of a side: they are spelled and counted in 64 bits of 1e-8."""
+_LAST_MS = 253_402_300_800_000
+"""Below this a time of the match has a date (before the year 10000)."""
 _NO_QUOTE = (0, 0, 0, 0)
 
 Body = dict[str, Any] | OrderBook | Trade | None
@@ -81,6 +85,19 @@ def _is_number(*values: object) -> bool:
     return all(isinstance(value, int | float) for value in values)
 
 
+def _is_sound(book: OrderBook) -> bool:
+    """Whether each price has its size and all of it can be shown."""
+    sides = ((book.bid_prices, book.bid_sizes), (book.ask_prices, book.ask_sizes))
+    try:
+        return all(len(prices) == len(sizes) and _fits(prices) and _fits(sizes) for prices, sizes in sides)
+    except TypeError:
+        return False  # a null of somebody's Parquet file
+
+
+def _fits(numbers: Sequence[float]) -> bool:
+    return min(numbers, default=0) >= 0 and sum(numbers) < _LARGEST  # no comparison holds for the sum of a NaN
+
+
 class Outside:
     """Everything about such a market but where its lines come from."""
 
@@ -99,7 +116,7 @@ class Outside:
         """Market -> first price."""
         self._names: dict[str, tuple[str, str]] = {}
         self._newest: dict[str, Newest] = {}
-        self._prints: dict[str, deque[Print]] = {}
+        self._newest_prints: dict[str, Print] = {}
         self._recent_ids: dict[str, deque[int]] = {}
         self._clock_ms = 0
         self._speller = Speller()
@@ -118,19 +135,22 @@ class Outside:
         return []
 
     def take_line(self, line: Line) -> Frame | None:
-        """Move on by one line; None where its bytes cannot be read or it repeats a trade."""
+        """Move on by one line; None where it says nothing new or readable and has no bytes of its own to pass on."""
         if line.body is None:
             return None
         self._clock_ms = max(self._clock_ms, line.exchange_ms)
         trade: Print | None = None
         if line.kind == "orderbook" and not isinstance(line.body, Trade):
+            if isinstance(line.body, OrderBook) and not _is_sound(line.body):
+                self.skipped["unreadable book"] += 1
+                return None
             self._newest[line.market] = Newest(line.body, line.exchange_ms, line.source)
             if line.market not in self._rows:
                 self._note_price(line)
         elif line.kind == "trade":
             trade = _print_of(line)
-            if trade is not None and not self._is_new(line.market, trade):
-                self.skipped["repeated trade"] += 1
+            if trade is None or not self._is_new(line.market, trade):
+                self.skipped["unreadable trade" if trade is None else "repeated trade"] += 1
                 trade = None
                 if not line.payload:
                     return None
@@ -142,7 +162,7 @@ class Outside:
         if trade.sequential_id in recent:
             return False
         recent.append(trade.sequential_id)
-        self._prints.setdefault(market, deque(maxlen=_KEPT_PRINTS)).append(trade)
+        self._newest_prints[market] = trade
         self._rows.setdefault(market, trade.price_e8)
         return True
 
@@ -196,11 +216,10 @@ class Outside:
             return []
         if kind == "orderbook":
             return [Frame(kind, market, newest.exchange_ms, self._book_spelling(market, newest), None, newest.source)]
-        prints = self._prints.get(market)
-        if kind != "trade" or not prints:
+        trade = self._newest_prints.get(market)
+        if kind != "trade" or trade is None:
             return []
-        at_ms = prints[-1].trade_ms
-        return [Frame(kind, market, at_ms, self._trade_spelling(market, at_ms, prints[-1]))]
+        return [Frame(kind, market, trade.trade_ms, self._trade_spelling(market, trade.trade_ms, trade))]
 
     # --- what the exchange asks -----------------------------------------------------------------------------------
 
@@ -231,10 +250,6 @@ class Outside:
         newest = self._newest.get(market)
         return None if newest is None else newest.view()
 
-    def prints(self, market: str) -> Sequence[Print]:
-        """The newest trades."""
-        return self._prints.get(market, ())
-
     def opening_e8(self, market: str) -> int:
         """The market's first price."""
         return self._rows.get(market, E8)
@@ -255,15 +270,24 @@ def _arrays(side: Sequence[Level]) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
 
 
 def _print_of(line: Line) -> Print | None:
+    """The trade of a line; None where it cannot be read."""
     body = line.body
     if isinstance(body, Trade):
-        return Print(body.trade_ms, e8_of(body.price), e8_of(body.size), body.is_buy, body.trade_id)
+        return _print(body.trade_ms, body.price, body.size, body.trade_id, is_buy=body.is_buy)
     if not isinstance(body, dict):
         return None
-    trade_ms: Any = body.get("trade_timestamp", body.get("ttms", line.exchange_ms))
-    price, size = body.get("trade_price", body.get("tp")), body.get("trade_volume", body.get("tv"))
-    sid = body.get("sequential_id", body.get("sid"))
-    is_buy = body.get("ask_bid", body.get("ab")) == "BID"
-    if isinstance(price, int | float) and isinstance(size, int | float) and isinstance(sid, int):
-        return Print(int(trade_ms), e8_of(price), e8_of(size), is_buy, sid)
-    return None
+    return _print(
+        body.get("trade_timestamp", body.get("ttms", line.exchange_ms)),
+        body.get("trade_price", body.get("tp")),
+        body.get("trade_volume", body.get("tv")),
+        body.get("sequential_id", body.get("sid")),
+        is_buy=body.get("ask_bid", body.get("ab")) == "BID",
+    )
+
+
+def _print(trade_ms: Any, price: Any, size: Any, trade_id: Any, *, is_buy: bool) -> Print | None:
+    if not (_is_number(price, size) and isinstance(trade_ms, int) and isinstance(trade_id, int)):
+        return None
+    if not (0 <= price < _LARGEST and 0 <= size < _LARGEST and 0 <= trade_ms < _LAST_MS and 0 <= trade_id < 2**63):
+        return None
+    return Print(trade_ms, e8_of(price), e8_of(size), is_buy, trade_id)

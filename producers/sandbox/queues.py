@@ -25,6 +25,11 @@ class Queues:
         self._places: dict[str, QueuePlace] = {}
         self._restored: dict[str, Bounds] = {}
 
+    def forget(self) -> None:
+        """No order stands anywhere; `replay` and `rest` follow."""
+        self._places.clear()
+        self._restored.clear()
+
     def rest(self, order: Order, book: BookView) -> None:
         """An order stands behind everything that is shown at its price; after a restart it queues anew."""
         if order.uuid in self._places or order.price_e8 is None or order.lots is None:

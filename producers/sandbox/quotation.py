@@ -43,9 +43,8 @@ _QUIET = {
 }
 
 
-def answer(value: object, group: str = "default", status: int = 200) -> web.Response:
+def answer(value: object, status: int) -> web.Response:
     """A JSON answer without a request, for errors; the guard adds what is left of the group."""
-    _ = group
     return web.Response(text=dump(value), status=status, content_type="application/json", headers=_QUIET)
 
 

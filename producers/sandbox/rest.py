@@ -24,6 +24,7 @@ from infra.upbit.signing import BadToken, query_of_request, verify
 from producers.sandbox.exchange import Exchange
 from producers.sandbox.faults import Fault, Faults
 from producers.sandbox.feeds import Feed
+from producers.sandbox.http_log import BROKEN_OFF
 from producers.sandbox.keys import RIGHTS, Key, Keys
 from producers.sandbox.limits import REMAINING, Limited, Limits
 from producers.sandbox.quotation import answer as quotation_answer
@@ -49,7 +50,7 @@ def refusal(name: str, text: str, status: int) -> web.Response:
 
 
 def _quotation_refusal(status: int, text: str) -> web.Response:
-    return quotation_answer({"error": {"name": status, "message": text}}, "default", status)
+    return quotation_answer({"error": {"name": status, "message": text}}, status)
 
 
 def over_limit(status: int, wait_s: float) -> web.Response:
@@ -75,8 +76,9 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def _answered(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         return await handler(request)
-    except QuotationError as error:
-        return _quotation_refusal(error.status, error.text)
+    except (QuotationError, *BROKEN_OFF) as error:
+        known = error if isinstance(error, QuotationError) else QuotationError(400, "Bad Request")
+        return _quotation_refusal(known.status, known.text)
     except (OrderRefused, BadToken) as error:
         return refusal(error.name, error.text, 401 if isinstance(error, BadToken) else error.status)
     except Limited as error:

@@ -37,7 +37,7 @@ from producers.sandbox.hub import Hub
 from producers.sandbox.journal import Journal
 from producers.sandbox.keys import Keys
 from producers.sandbox.limits import Limits
-from producers.sandbox.maintenance import cancels_at_the_end, offline
+from producers.sandbox.maintenance import Maintenance, offline
 from producers.sandbox.market import described, drive, open_market
 from producers.sandbox.notices import Notices
 from producers.sandbox.private import PrivateSockets
@@ -86,9 +86,9 @@ class Sandbox:
             self.exchange, self.feed, self.faults, self.keys, self.limits, nonces=configuration.nonces
         )  # fmt: skip
         self.private = PrivateSockets(self.rest.open_socket, limits=self.limits, faults=self.faults.sockets)
-        self.faults.sockets.on_offline += [
-            self.hub.drop_all, self.private.drop_all, cancels_at_the_end(self.exchange, self.candles)
-        ]  # fmt: skip
+        maintenance = Maintenance(self.exchange, self.candles)
+        self.faults.sockets.on_offline += [self.hub.drop_all, self.private.drop_all, maintenance.begin]
+        self.faults.sockets.on_online.append(maintenance.end)
         self.exchange.listeners.append(self.private.tell)
         self.port = 0
         self.front: Front | None = None
@@ -165,11 +165,6 @@ class Sandbox:
             await runner.cleanup()
             self.exchange.close()
 
-    def _on_frame(self, frame: Frame) -> None:
-        """Let resting orders see a frame; nothing is matched during a maintenance window."""
-        if not self.faults.sockets.is_offline:
-            self.exchange.on_frame(frame)
-
     async def _open_front(self, server: ProtocolFactory) -> None:
         """Listen for clients with fixed addresses, where wanted."""
         settings = self.configuration
@@ -190,7 +185,7 @@ class Sandbox:
 
     async def _drive(self) -> None:
         await drive(
-            self.feed, self.hub, self._on_frame, self.configuration, before=self.clock.run_until,
+            self.feed, self.hub, self.exchange.on_frame, self.configuration, before=self.clock.run_until,
             subscribed=self.subscribed,
         )  # fmt: skip
 
@@ -204,6 +199,7 @@ class Sandbox:
             "is_ended": self.feed.is_ended,
             "markets": len(self.feed.markets()),
             "connections": len(self.hub.connections),
+            "private_connections": len(self.private.connections),
             "sent": dict(self.hub.sent),
             "orders": len(self.exchange.orders),
             "limited": dict(self.limits.refused),

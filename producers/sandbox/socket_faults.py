@@ -4,6 +4,7 @@ Called by `hub` and `private` for every frame while one is switched on, and by t
 Works on frames alone; the market itself and the orders in it are not touched. Draws come from a seeded generator.
 """
 
+import asyncio
 import random
 import re
 import time
@@ -67,8 +68,12 @@ class SocketFaults:
         """Each with the moment at which a lasting one ends."""
         self._held: dict[tuple[str, str], Frame] = {}
         self.is_quiet = True
-        self.on_offline: list[Callable[[float], None]] = []
-        """What happens at the beginning of a maintenance window; told how many seconds it lasts."""
+        self.on_offline: list[Callable[[], None]] = []
+        """What happens at the beginning of a maintenance window."""
+        self.on_online: list[Callable[[], None]] = []
+        """What happens at its end, while it is still on."""
+        self._window: asyncio.TimerHandle | None = None
+        """The end of the window that is on."""
 
     def add(self, fault: SocketFault) -> None:
         """Switch one on."""
@@ -76,14 +81,16 @@ class SocketFaults:
         self.is_quiet = False
         if fault.name == "maintenance":
             fault.drawn += 1
-            for tell in self.on_offline:
-                tell(fault.seconds)
+            self._go_offline(fault.seconds)
 
     def clear(self) -> None:
-        """Switch all off; a frame that was held back is lost."""
+        """Switch all off; a frame that was held back is lost, a maintenance window is at its end."""
         self._faults.clear()
         self._held.clear()
         self.is_quiet = True
+        if self._window is not None:
+            self._window.cancel()
+            self._go_online()
 
     def rows(self) -> list[dict[str, Any]]:
         """What is switched on, and how often each happened."""
@@ -92,9 +99,24 @@ class SocketFaults:
     @property
     def is_offline(self) -> bool:
         """Whether a maintenance window is on."""
-        return not self.is_quiet and any(
-            fault.name == "maintenance" and self._now() < until for fault, until in self._faults
-        )
+        return self._window is not None
+
+    def _go_offline(self, seconds: float) -> None:
+        """Begin a window, or make the one that is on as long as this one."""
+        loop = asyncio.get_running_loop()
+        if self._window is None:
+            for tell in self.on_offline:
+                tell()
+        elif self._window.when() >= loop.time() + seconds:
+            return
+        else:
+            self._window.cancel()
+        self._window = loop.call_later(seconds, self._go_online)
+
+    def _go_online(self) -> None:
+        for tell in self.on_online:
+            tell()
+        self._window = None
 
     # --- frames -----------------------------------------------------------------------------------------------
 

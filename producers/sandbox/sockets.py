@@ -224,7 +224,7 @@ class Sockets:
         logger.warning("a client that sends a flood was cut off")
         self.drop(connection)
 
-    def drop_all(self, _seconds: float = 0.0) -> None:
+    def drop_all(self) -> None:
         """Cut every line without a word; what the beginning of a maintenance window is told to."""
         for connection in list(self.connections):
             self.drop(connection)

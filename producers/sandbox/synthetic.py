@@ -6,7 +6,6 @@ in the book yet. It must never read a clock: its driver says how far to run.
 """
 
 import heapq
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from producers.sandbox.periods import DAY_MS
 from producers.sandbox.spelling import Speller
 from streams.market.matching import Level
 from streams.market.ticks import E8, tick_e8
-
-_KEPT_PRINTS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +125,7 @@ class Synthetic:
         heapq.heapify(self._queue)
         self._jitter = np.random.Generator(np.random.PCG64(int(seeds[0])))
         self._waits: list[int] = []
-        self._prints: list[deque[Print]] = [deque(maxlen=_KEPT_PRINTS) for _ in self.rows]
+        self._newest: list[Print | None] = [None] * count
         self._last_sid = [0] * count
         self._speller = Speller()
         self._clock_ms = start_ms
@@ -189,7 +186,7 @@ class Synthetic:
         sid = max(trade_ms * 10_000, self._last_sid[m] + 1)
         self._last_sid[m] = sid
         trade = Print(trade_ms, level.price_e8, level.lots, is_buy, sid)
-        self._prints[m].append(trade)
+        self._newest[m] = trade
         return self._trade_frame(m, at_ms, trade)
 
     def _trade_frame(self, m: int, at_ms: int, trade: Print) -> Frame:
@@ -229,8 +226,8 @@ class Synthetic:
             return []
         if kind == "orderbook":
             return [self._book_frame(m, int(self._times_ms[m]))]
-        prints = self._prints[m]
-        return [self._trade_frame(m, int(self._times_ms[m]), prints[-1])] if prints else []
+        trade = self._newest[m]
+        return [] if trade is None else [self._trade_frame(m, int(self._times_ms[m]), trade)]
 
     def inside(self) -> Inside:
         """The state now, for checks of what is planted; copied, but for the tick sizes."""
@@ -303,11 +300,6 @@ class Synthetic:
         ticks[m, n:] = 0
         lots[m, n:] = 0
         kernels.refill(m, side, ticks, lots, self._latent, self._parameters, self._rng)
-
-    def prints(self, market: str) -> Sequence[Print]:
-        """The newest trades of a market."""
-        m = self._index.get(market)
-        return () if m is None else self._prints[m]
 
     def opening_e8(self, market: str) -> int:
         """The price the market started from."""

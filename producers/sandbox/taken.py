@@ -26,6 +26,10 @@ class Taken:
     def __init__(self) -> None:
         self._kept: defaultdict[str, dict[str, _Kept]] = defaultdict(dict)
 
+    def forget(self) -> None:
+        """Nobody has taken anything."""
+        self._kept.clear()
+
     def see(self, market: str, book: BookView) -> None:
         """Forget what a new book shows otherwise."""
         accounts = self._kept.get(market)

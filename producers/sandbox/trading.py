@@ -43,7 +43,20 @@ class Trading:
         self._taken = Taken()
         self.queues = Queues(self._taken)
         self._early: defaultdict[str, list[str]] = defaultdict(list)
-        """Orders whose turn came before their market showed its first book, by market."""
+        """Orders whose turn came before their market showed its first book, or while it was halted, by market."""
+        self.is_halted = False
+        """Whether nothing is matched; see `resume`."""
+
+    def forget(self) -> None:
+        """For the journal to be read anew: what it does not tell (levels taken, places in queues) may not have been."""
+        self._taken.forget()
+        self.queues.forget()
+        self._early.clear()
+
+    def queue(self, order: Order) -> None:
+        """A resting order stands behind what its market's newest book shows, where that is somebody else's."""
+        if self._feed.has_queue and (book := self._feed.book(order.market)) is not None:
+            self.queues.rest(order, book)
 
     def visible(self, account: str, market: str) -> BookView | None:
         """The newest book as the account can take from it."""
@@ -52,12 +65,18 @@ class Trading:
             return book
         return self._taken.visible(account, market, book)
 
+    def resume(self) -> None:
+        """Match again, first the orders whose turn came meanwhile."""
+        self.is_halted = False
+        for market in list(self._early):
+            self._match_early(market)
+
     def match(self, order: Order) -> None:
         """An order's turn: take what is offered, then rest or end. Raises `OSError` where the disk refuses."""
         book = self.visible(order.account, order.market)
         if order.state != "wait" or order.uuid in self._state.resting[order.market]:
             return
-        if book is None:
+        if book is None or self.is_halted:
             self._early[order.market].append(order.uuid)
             return
         now_ms = self._now_ms()
@@ -76,8 +95,8 @@ class Trading:
         is_over = not order.can_rest or gone == order.remaining_lots
         entries.append(end_entry(order, now_ms) if is_over else {"e": "rest", "u": order.uuid})
         self._record(entries)
-        if not is_over and self._feed.has_queue and (whole := self._feed.book(order.market)) is not None:
-            self.queues.rest(order, whole)
+        if not is_over:
+            self.queue(order)
         self._tell_market(order, [step for step in steps if step.lots])
 
     def _step_entries(self, order: Order, step: Step, book: BookView, now_ms: int) -> Iterable[Entry]:
@@ -108,6 +127,8 @@ class Trading:
 
     def on_frame(self, frame: Frame) -> None:
         """Let waiting orders see a new book or trade: first those that rest, then those that waited for a book."""
+        if self.is_halted:
+            return
         if frame.kind == "trade":
             self._reach(frame)
         elif frame.kind == "orderbook":
@@ -147,10 +168,9 @@ class Trading:
         if self._feed.has_queue:
             return self._queued(frame, list(orders))
         if frame.kind == "trade":
-            prints = self._feed.prints(frame.market)
-            if not prints:
+            trade = frame.print  # not the newest: due orders may have met others since the frame was made
+            if trade is None:
                 return []
-            trade = prints[-1]
             return matching.reached_by_trade(orders, Level(trade.price_e8, trade.lots), is_buy=trade.is_buy)
         book = self._feed.book(frame.market)
         return [] if book is None else matching.reached_by_book(list(orders), book.bids, book.asks)

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ _ROOT = Path(__file__).parents[2]
 
 def bench_sandbox(*, quick: bool = False) -> dict[str, object]:
     """Measure every rate and number of subscribers; passes where the real rate takes a small enough share of a core."""
-    markets, seconds = (20, 2.0) if quick else (MARKETS, 20.0)
+    markets, seconds = (20, 4.0) if quick else (MARKETS, 20.0)
     figures: dict[str, float] = {}
     is_met = True
     for rate, speed in (("real rate", 1.0),) if quick else (("real rate", 1.0), ("ten times", 10.0)):
@@ -39,13 +40,18 @@ def bench_sandbox(*, quick: bool = False) -> dict[str, object]:
             figures |= {f"{rate}, {subscribers} subscribers: {name}": value for name, value in found.items()}
             due = DELIVERED * subscribers * markets * BOOKS_PER_SECOND
             if speed == 1.0:
-                is_met = is_met and found["share of a core"] <= SHARE_OF_A_CORE and found["messages per second"] >= due
-                is_met = is_met and found["orders refused"] == 0
+                is_met = is_met and is_carried(found, due)
     conditions = {
         "quick": quick, "markets": markets, "books per second and market": BOOKS_PER_SECOND, "seconds": seconds,
         "levels": 30, "format": "DEFAULT", "paced orders per second": PACED, "lanes": LANES,
     }  # fmt: skip
     return result_of("sandbox", figures, conditions, passed=is_met)
+
+
+def is_carried(found: Mapping[str, float], due: float) -> bool:
+    """Whether so many books a second arrived, trades not counted, at a small enough share of a core."""
+    is_cheap = found["share of a core"] <= SHARE_OF_A_CORE
+    return is_cheap and found["books per second"] >= due and found["orders refused"] == 0
 
 
 def _measure(markets: int, speed: float, subscribers: int, seconds: float, settle_s: float) -> dict[str, float]:
@@ -83,11 +89,13 @@ def _stream(sandbox: SandboxProcess, readers: list[Subscriber], speed: float, se
     after = [reader.counts() for reader in readers]
     elapsed, cpu = time.monotonic() - started, sandbox.cpu_seconds() - cpu
     passed_ms = sandbox.control("GET", "/sandbox/clock")["exchange_ms"] - clock_ms["exchange_ms"]
-    messages = sum(late[0] - early[0] for early, late in zip(before, after, strict=True))
-    size = sum(late[1] - early[1] for early, late in zip(before, after, strict=True))
+    messages, size, books = (
+        sum(late[i] - early[i] for early, late in zip(before, after, strict=True)) for i in range(3)
+    )
     return {
         "messages per second": round(messages / elapsed),
         "messages per second, each": round(messages / elapsed / len(readers)),
+        "books per second": round(books / elapsed),
         "MB per second": round(size / elapsed / 1e6, 1),
         "share of a core": round(cpu / elapsed, 3),
         "us per published message": round(1e6 * cpu * len(readers) / messages, 1),

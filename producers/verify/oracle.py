@@ -247,11 +247,11 @@ class Oracle:
                 (self._enter if what == "enter" else self._stop)(wish)
         self.now_ms = until_ms
 
-    def restart(self, *, is_new_life: bool) -> None:
+    def restart(self) -> None:
         """Read what was accepted again: what was asked for is still asked for."""
         self._agenda.clear()
-        if is_new_life:
-            self._late.clear()
+        self._late.clear()
+        self._market.give_back()
         for wish in self.wishes:
             if wish.state == "wait":
                 if not wish.has_entered:

@@ -74,14 +74,14 @@ class Subscriber:
             stdout=subprocess.PIPE,
         )
 
-    def counts(self) -> tuple[int, int]:
-        """Messages and bytes so far."""
+    def counts(self) -> tuple[int, int, int]:
+        """Messages, bytes and books so far."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
         self._child.stdin.write(b"\n")
         self._child.stdin.flush()
         found = json.loads(self._child.stdout.readline())
-        return int(found["messages"]), int(found["bytes"])
+        return int(found["messages"]), int(found["bytes"]), int(found["books"])
 
     def close(self) -> None:
         """End it."""

@@ -55,7 +55,6 @@ class ScriptedMarket:
         self._clock = clock
         self._prices = dict(prices)
         self._books: dict[str, BookView] = {}
-        self._prints: dict[str, list[Print]] = {market: [] for market in prices}
 
     @property
     def clock_ms(self) -> int:
@@ -70,7 +69,6 @@ class ScriptedMarket:
     def print(self, market: str, price_e8: int, lots: int, *, is_buy: bool) -> Frame:
         """Have others trade; gives the frame."""
         row = Print(self.clock_ms, price_e8, lots, is_buy, self.clock_ms * 10_000)
-        self._prints[market].append(row)
         return Frame("trade", market, self.clock_ms, _unspelled, row)
 
     def forget(self) -> None:
@@ -105,10 +103,6 @@ class ScriptedMarket:
         """Nobody is told."""
         _ = market, traded, is_buy
         return []
-
-    def prints(self, market: str) -> Sequence[Print]:
-        """The trades of others."""
-        return self._prints[market]
 
     def opening_e8(self, market: str) -> int:
         """The price the market began with."""

@@ -217,7 +217,7 @@ class Run:
         check_everything(self._twins)
 
     def _lost_writes(self) -> None:
-        """Requests that were taken and then could not be stored: the exchange is again as it was before them."""
+        """Requests, and fills, that could not be stored: the exchange is again as it was before them."""
         self._twins.journal.hold()
         for _ in range(self._draw.random.randint(1, 3)):
             try:
@@ -227,8 +227,10 @@ class Run:
         for uuid, wish in self._twins.live[-1:]:
             if wish.state == "wait":
                 self._twins.exchange.cancel(self._twins.exchange.orders[uuid])
+        if not self._twins.is_shared:  # what is taken from a book of our own stays taken
+            self._twins.advance_unstored(self._draw.fill_delay_ms)
         self._twins.journal.lose()
-        self._twins.oracle.restart(is_new_life=False)
+        self._twins.oracle.restart()
         check_everything(self._twins)
 
     def _disk_full(self) -> None:

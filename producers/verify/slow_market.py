@@ -42,6 +42,11 @@ class SlowMarket:
         self._books.clear()
         self._gone.clear()
 
+    def give_back(self) -> None:
+        """What was taken from a market of others is not remembered when the exchange reads its journal anew."""
+        if not self.is_shared:
+            self._gone.clear()
+
     def show(self, market: str, bids: list[Offer], asks: list[Offer]) -> None:
         """A new book; what an account took stays taken while the level keeps its size."""
         self._books[market, False], self._books[market, True] = list(bids), list(asks)

@@ -1,4 +1,4 @@
-"""One subscriber of a sandbox in a process of its own: counts messages and bytes, as cheaply as Python can.
+"""One subscriber of a sandbox in a process of its own: counts messages, books and bytes, as cheaply as Python can.
 
 Run as a file by `sandbox_process.Subscriber` (nothing of ours is imported, so that twenty start at once): the port and
 the subscription are arguments; every line on its input is answered with the counts so far.
@@ -12,6 +12,7 @@ import socket
 import sys
 
 _MOST = 1 << 20
+_BOOK = b'{"type":"orderbook"'
 
 
 def connect(port: int, request: str) -> socket.socket:
@@ -34,10 +35,11 @@ def connect(port: int, request: str) -> socket.socket:
 
 
 class Counter:
-    """Walks over the headers of websocket frames without looking inside."""
+    """Walks over the headers of websocket frames and looks at no more inside than how they begin."""
 
     def __init__(self) -> None:
         self.messages = 0
+        self.books = 0
         self.bytes = 0
         self._skip = 0
         self._rest = b""
@@ -56,7 +58,10 @@ class Counter:
                 break
             if head > 2:
                 size = int.from_bytes(data[at + 2 : at + head], "big")
+            if at + head + min(size, len(_BOOK)) > end:
+                break
             self.messages += 1
+            self.books += data.startswith(_BOOK, at + head)
             at += head + size
         if at < end:
             self._rest = data[at:]
@@ -76,7 +81,8 @@ def main() -> None:
             if descriptor == 0:
                 if not os.read(0, 4096):
                     return
-                print(json.dumps({"messages": counter.messages, "bytes": counter.bytes}), flush=True)
+                counts = {"messages": counter.messages, "books": counter.books, "bytes": counter.bytes}
+                print(json.dumps(counts), flush=True)
                 continue
             data = connection.recv(_MOST)
             if not data:

@@ -76,12 +76,17 @@ class Twins:
             self._market.forget()
             self.oracle.forget()
         self.exchange = self._started()
-        self.oracle.restart(is_new_life=True)
+        self.oracle.restart()
 
     def advance(self, ms: int) -> None:
         """Let time pass for both."""
         self._clock.advance(ms)
         self.oracle.advance(ms)
+
+    def advance_unstored(self, ms: int) -> None:
+        """Let time pass for an exchange whose writes will be lost: to the oracle nothing happens in it."""
+        self._clock.advance(ms)
+        self.oracle.now_ms += ms
 
     def show(self, market: str, bids: list[Offer], asks: list[Offer]) -> None:
         """A new book for both."""
@@ -92,7 +97,10 @@ class Twins:
     def trade(self, market: str, price: Decimal, size: Decimal, *, is_buy: bool) -> None:
         """A trade of others for both; what a queue grants is taken from the exchange and held against the trade."""
         before = {id(wish): (uuid, wish.executed) for uuid, wish in self.live}
-        self.exchange.on_frame(self._market.print(market, integer(price, 8), integer(size, 8), is_buy=is_buy))
+        frame = self._market.print(market, integer(price, 8), integer(size, 8), is_buy=is_buy)
+        if self.is_shared:
+            self.advance(self._draw.fill_delay_ms)  # as the driver does: whoever is due comes before the frame is shown
+        self.exchange.on_frame(frame)
 
         def granted(wish: Wish) -> Decimal:
             uuid, executed = before[id(wish)]

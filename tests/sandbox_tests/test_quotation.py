@@ -3,6 +3,8 @@
 import gzip
 import itertools
 import json
+import socket
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -255,6 +257,27 @@ def test_nonsense_notices_are_refused(sandbox: SandboxThread, body: dict[str, An
 
 
 # --- the wire -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("parts", "status"),
+    [
+        ([b"market=KRW-BTC&count=1"], b"200"),
+        ([b"market=KRW-", b"BTC&count=1"], b"200"),
+        ([b"x=" + b"1" * 30_000, b"1" * 30_000, b"&market=KRW-BTC"], b"200"),
+        ([b"x=" + b"1" * 40_000, b"1" * 40_000, b"&market=KRW-BTC"], b"400"),
+    ],
+)
+def test_a_form_is_read_whole(sandbox: SandboxThread, parts: list[bytes], status: bytes) -> None:
+    head = (
+        b"GET /v1/candles/days HTTP/1.1\r\nHost: sandbox\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(b"".join(parts))
+    )
+    with socket.create_connection(("127.0.0.1", sandbox.port), timeout=10) as client:
+        for part in (head, *parts):
+            client.sendall(part)
+            time.sleep(0.05)  # so that it arrives in segments of its own
+        assert client.recv(100).split()[1] == status
 
 
 def test_gzip_where_it_is_accepted(sandbox: SandboxThread) -> None:

@@ -1,8 +1,13 @@
 """What a restart finds: lines cut by a kill, orders that rested and orders that waited for a book."""
 
+import asyncio
 import json
+import os
+import threading
 from pathlib import Path
 from typing import cast
+
+import pytest
 
 from producers.sandbox.exchange import Exchange
 from producers.sandbox.journal import Journal
@@ -37,6 +42,32 @@ def test_what_belongs_together_is_cut_away_together(tmp_path: Path) -> None:
         assert path.stat().st_size == whole
     path.write_bytes(data)
     assert [entry["e"] for entry in reopened(path)] == ["account", "fill", "fill"]
+
+
+@pytest.mark.parametrize("is_full", [True, False])
+def test_what_was_built_on_a_lost_write_is_lost_with_it_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_full: bool
+) -> None:
+    path, is_let_go, real, refusals = tmp_path / "journal", threading.Event(), os.fdatasync, [is_full]
+
+    def sync(file: int) -> None:
+        is_let_go.wait(10)
+        if refusals and refusals.pop():
+            raise OSError(28, "No space left on device")
+        real(file)
+
+    async def life() -> None:
+        journal = Journal(path)
+        list(journal.entries())
+        journal.append({"e": "order"})
+        await asyncio.sleep(0)  # its write is under way
+        journal.append({"e": "cancelling"})
+        is_let_go.set()
+        journal.close()
+
+    monkeypatch.setattr(os, "fdatasync", sync)
+    asyncio.run(life())
+    assert [entry["e"] for entry in reopened(path)] == ([] if is_full else ["order", "cancelling"])
 
 
 def test_an_older_journal_is_read(tmp_path: Path) -> None:

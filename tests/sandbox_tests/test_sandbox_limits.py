@@ -451,6 +451,19 @@ def test_the_last_third_is_for_urgent_calls() -> None:
     assert isinstance(pace.take("order"), Place)
 
 
+@pytest.mark.parametrize("is_refused", [False, True], ids=["before the first answer", "after a refusal"])
+def test_an_urgent_call_finds_a_place_while_nothing_is_answered(*, is_refused: bool) -> None:
+    clock = Clock()
+    pace = Pace(RATES, now_s=clock)
+    if is_refused:
+        pace.answered(pace.wait("order"), "group=order; min=480; sec=11")
+        pace.close("order", 1.0)
+        clock.at_s += 1.01
+    assert isinstance(pace.take("order", Rank.ENTRY), Place)
+    assert not isinstance(pace.take("order", Rank.ENTRY), Place)
+    assert isinstance(pace.take("order", Rank.PROTECTIVE), Place)
+
+
 def test_a_block_is_read_from_whatever_stands_there() -> None:
     assert block_seconds('{"error":{"name":"I\'m a teapot","message":"12초 후에 다시"}}'.encode()) == 12
     assert block_seconds(b"blocked for 7.5 s") == 7.5

@@ -18,7 +18,7 @@ from producers.readiness import refuse_another_feed, refuse_unreachable
 from producers.sandbox.clock import MarketClock
 from producers.sandbox.configuration import from_settings
 from producers.sandbox.exchange import Exchange
-from producers.sandbox.feeds import Style
+from producers.sandbox.feeds import Print, Style
 from producers.sandbox.journal import Journal
 from producers.sandbox.logged import Logged
 from producers.sandbox.outside import Line
@@ -39,16 +39,15 @@ DAY = DATA / "upbit_ws" / "upbit_ws_raw_20210405.log.gz"
 needs_data = pytest.mark.skipif(not DAY.exists(), reason=f"no recording at {DAY}")
 
 
-def play(feed: Recording) -> list[Line]:
-    lines = []
+def play(feed: Recording) -> tuple[list[Line], dict[str, Print]]:
+    """Its lines, and the newest trade of each market."""
+    lines, prints = [], {}
     for line in feed.source.lines():
-        feed.take_line(line)
+        frame = feed.take_line(line)
         lines.append(line)
-    return lines
-
-
-def views(feed: Recording) -> dict[str, Any]:
-    return {row.market: (feed.book(row.market), list(feed.prints(row.market))) for row in feed.markets()}
+        if frame is not None and frame.print is not None:
+            prints[line.market] = frame.print
+    return lines, prints
 
 
 # --- raw frames ---------------------------------------------------------------------------------------------------
@@ -99,15 +98,14 @@ def test_parquet_holds_the_same_market_as_its_raw_frames(day: str) -> None:
         StoredFrames(folder / f"upbit_orderbook_{day}_15lv.parquet", folder / f"upbit_trade_{day}.parquet")
     )
     assert raw.frames_by_kind == stored.frames_by_kind
-    kinds = [(line.kind, line.market, line.exchange_ms) for line in play(raw)]
-    assert [(line.kind, line.market, line.exchange_ms) for line in play(stored)] == kinds
-    theirs, ours = views(raw), views(stored)
-    assert set(theirs) == set(ours)
-    for market, (book, prints) in theirs.items():
-        assert prints == ours[market][1]
-        assert (book is None) == (ours[market][0] is None)
-        if book is not None:
-            assert book[:3] == ours[market][0][:3]
+    (theirs, their_prints), (ours, our_prints) = play(raw), play(stored)
+    kinds = [(line.kind, line.market, line.exchange_ms) for line in theirs]
+    assert [(line.kind, line.market, line.exchange_ms) for line in ours] == kinds
+    assert their_prints == our_prints
+    assert {row.market for row in raw.markets()} == {row.market for row in stored.markets()}
+    for row in raw.markets():
+        book, same = raw.book(row.market), stored.book(row.market)
+        assert (book and book[:3]) == (same and same[:3])
 
 
 def test_a_parquet_frame_is_spelled_as_the_exchange_spells(data_folder: Path) -> None:
@@ -151,7 +149,7 @@ def test_what_observator_read_exports_can_be_played(memory_log: MemoryLog, tmp_p
     for topic, name in (("orderbooks", "b.parquet"), ("trades", "t.parquet")):
         columns.read_frame(memory_log, topic).to_parquet(tmp_path / name)
     feed = Recording(StoredFrames(tmp_path / "b.parquet", tmp_path / "t.parquet"))
-    assert [line.body for line in play(feed)] == [book, sold]
+    assert [line.body for line in play(feed)[0]] == [book, sold]
 
 
 def test_files_that_are_none_are_named(tmp_path: Path, data_folder: Path) -> None:
@@ -177,12 +175,12 @@ def test_topics_come_in_the_order_of_receipt_and_between_offsets(memory_log: Mem
     write(memory_log, *(message for pair in pairs for message in pair))
     whole = Recording(Logged(lambda: MemoryLog("", beside=memory_log), {}))
     assert whole.frames_by_kind == {"orderbooks": 1200, "trades": 1200}
-    lines = play(whole)
+    lines, _ = play(whole)
     assert len(lines) == 2400
     assert [line.received_ns for line in lines] == sorted(line.received_ns for line in lines)
     slot = Slot("orderbooks", partition_of("upbit:KRW-B", 12))
     part = Recording(Logged(lambda: MemoryLog("", beside=memory_log), {slot: (3, 5)}))
-    assert [line.source for line in play(part)] == [f"orderbooks/{slot.partition}/{offset}" for offset in (3, 4)]
+    assert [line.source for line in play(part)[0]] == [f"orderbooks/{slot.partition}/{offset}" for offset in (3, 4)]
     for offsets, text in (({slot: (0, 10**6)}, "holds the offsets"), ({Slot("orderbooks", 99): (0, 1)}, "there is no")):
         with pytest.raises(BadSettings, match=text):
             Recording(Logged(lambda: MemoryLog("", beside=memory_log), offsets))

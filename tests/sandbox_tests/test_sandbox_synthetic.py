@@ -16,7 +16,10 @@ from producers.sandbox import kernels
 from producers.sandbox.feeds import Frame, Style
 from producers.sandbox.spelling import Speller
 from producers.sandbox.synthetic import Plan, Synthetic
+from producers.sandbox.thread import SandboxThread
 from streams.market.ticks import E8, tick_e8
+
+from .test_sandbox_orders import until
 
 START = 1_790_000_000_000
 LONG, SHORT = Style(is_simple=False, is_list=False), Style(is_simple=True, is_list=False)
@@ -165,7 +168,7 @@ def test_takers_eat_the_book_and_are_seen() -> None:
     assert after.asks[0].price_e8 == before.asks[1].price_e8
     assert after.asks[0].lots == before.asks[1].lots - before.asks[1].lots // 2
     assert len(after.asks) == 30
-    assert market.prints("KRW-ETH")[-1].is_buy
+    assert [frame.print.is_buy for frame in frames if frame.print is not None] == [True, True]
     everything = market.book("KRW-ETH")
     assert everything is not None
     market.take("KRW-ETH", everything.bids, is_buy=False)
@@ -190,6 +193,30 @@ def test_a_restart_goes_on_with_the_same_prices(tmp_path: Path) -> None:
     assert not again.restore(tmp_path / "nothing.npz")
     (tmp_path / "market.npz").write_bytes(b"PK nonsense")
     assert not again.restore(tmp_path / "market.npz")
+
+
+def test_a_fast_market_goes_on_behind_everything_that_was_sent(tmp_path: Path) -> None:
+    plan, ahead_ms = Plan(market_count=1), time.time_ns() // 1_000_000 + 3_600_000
+    values = {"plan": plan, "speed": 100.0, "warmup_seconds": 1, "starts_at_once": True}
+    (tmp_path / "db").mkdir()
+    Synthetic(plan, ahead_ms).save(tmp_path / "db" / "sandbox-market.npz")
+    with SandboxThread(tmp_path, **values) as running:
+        feed = running.sandbox.feed
+        begun_ms = feed.clock_ms
+        assert begun_ms >= ahead_ms
+        until(lambda: feed.clock_ms > begun_ms + 30_000)  # an hour ahead of the wall: it must not wait for that
+    with SandboxThread(tmp_path, **values) as running:
+        assert running.sandbox.feed.clock_ms > feed.clock_ms
+
+
+def test_a_warm_up_that_was_ended_goes_on_behind_what_was_sent(tmp_path: Path) -> None:
+    values = {"plan": Plan(market_count=1), "warmup_seconds": 3_600, "starts_at_once": True}
+    with SandboxThread(tmp_path, **values) as running:
+        feed = running.sandbox.feed
+        begun_ms = feed.clock_ms
+        until(lambda: feed.clock_ms > begun_ms + 60_000)
+    with SandboxThread(tmp_path, **values) as running:
+        assert running.sandbox.feed.clock_ms > feed.clock_ms
 
 
 def test_it_is_fast_enough() -> None:

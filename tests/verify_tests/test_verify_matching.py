@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
+from producers.sandbox.queues import Queues
 from producers.sandbox.state import State
+from producers.sandbox.taken import Taken
 from producers.verify.matching import verify_matching
 from producers.verify.operations import BAD_REQUESTS, OPERATIONS
 from streams.market import crossing, matching
@@ -48,6 +50,11 @@ def keeping(honest: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, account, currency, atoms: honest(self, account, currency, max(0, atoms - 1))
 
 
+def remembering(_honest: Callable[..., Any]) -> Callable[..., Any]:
+    """What the disk refused is kept in mind."""
+    return lambda _self: None
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "change"),
     [
@@ -55,6 +62,8 @@ def keeping(honest: Callable[..., Any]) -> Callable[..., Any]:
         (crossing, "priority", latest_first),
         (State, "_refuse", forgetful),
         (Ledger, "unlock", keeping),
+        (Taken, "forget", remembering),
+        (Queues, "forget", remembering),
     ],
 )
 def test_a_planted_fault_is_found(owner: Any, name: str, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:

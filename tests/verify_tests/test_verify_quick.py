@@ -63,7 +63,7 @@ def test_memory_bench_measures():
     assert result["passed"]
     assert figures["loop: feature rows"] > 5_000
     assert figures["loop: refreshes of the page"] > 0
-    assert figures["loop, page: MB at the end"] > 20
+    assert figures["loop, page: MB after 5 fifths"] > 20
 
 
 def test_slope_is_found_with_its_error():
