@@ -37,7 +37,7 @@ lint: setup-dev ## Style, types, layers.
 
 test: setup-dev ## The whole check.
 	$(MAKE) --no-print-directory lint
-	$(BIN)/pytest --cov --cov-report=term
+	$(BIN)/pytest -n 2 --dist worksteal --cov --cov-report=term
 
 locks: setup-dev ## Write requirements/ anew from pyproject.toml; UPGRADE=1 takes newer versions.
 	$(COMPILE) pyproject.toml --group dev -o requirements/dev.txt

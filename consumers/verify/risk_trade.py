@@ -137,7 +137,8 @@ class TradeSequence:
 
     def _advance(self, now_ms: int) -> None:
         self._now_ms = now_ms
-        waiting = {key: found.bin_ms for key, found in self._fold.state.shared.bins.items() if not found.is_closed}
+        bins = self._fold.state.shared.bins.items()
+        waiting = [(key, found.bin_ms) for key, found in bins if not found.is_closed]
         before = self._decided()
         outputs = self._fold.pulse(now_ms)
         self._tally.events += 1
@@ -192,22 +193,28 @@ class TradeSequence:
         return {(name, key): at for name, one in self._fold.state.accounts.items() for key, at in one.decided.items()}
 
     def _take(self, message: object) -> None:
-        before = self._decided() if isinstance(message, m.Signal) else {}
+        before, places = self._decided(), self._places(message) if isinstance(message, m.Signal) else []
         outputs = self._fold.take(message)  # type: ignore[arg-type]  # one of the inputs
         self._tally.events += 1
         self._events.append(("take", message))
-        places = {}
-        if isinstance(message, m.Signal):
-            places = {m.key_of(message.exchange, message.market): message.bin_ms}
         self._check(outputs, before, places)
 
-    def _check(self, outputs: Sequence[Output], before: dict[tuple[str, str], int], places: dict[str, int]) -> None:
+    def _places(self, signal: m.Signal) -> list[tuple[str, int]]:
+        """Where a signal may let accounts decide: first on the bin that it ends, then on its own."""
+        key = m.key_of(signal.exchange, signal.market)
+        found = self._fold.state.shared.bins.get(key)
+        is_ended = found is not None and not found.is_closed and found.bin_ms < signal.bin_ms
+        return [*([(key, found.bin_ms)] if found is not None and is_ended else []), (key, signal.bin_ms)]
+
+    def _check(
+        self, outputs: Sequence[Output], before: dict[tuple[str, str], int], places: list[tuple[str, int]]
+    ) -> None:
         """Go through the decisions in their order; the outputs become events as they were made."""
         left = list(outputs)
-        for key, bin_ms in places.items():
+        for key, bin_ms in places:
             for account in self._fold.crowd.in_turn(key, bin_ms):
                 name = account.settings.account
-                if before.get((name, key)) != account.decided.get(key) == bin_ms:
+                if before.get((name, key), -1) < bin_ms <= account.decided.get(key, -1):
                     self._events.append(("asked", name))
                     self._check_account(account, key, bin_ms, left)
         for output in left:
@@ -216,9 +223,10 @@ class TradeSequence:
                 self._tally.reasons[output.reason] += output.reason in {"exit-refused", "stale-position"}
 
     def _check_account(self, account: Account, key: str, bin_ms: int, left: list[Output]) -> None:
-        name = account.settings.account
+        """Judge what an account decided on a bin; where it decided on a newer one since, only entries are known."""
+        name, is_newest = account.settings.account, account.decided[key] == bin_ms
         for rule in plan_of(account.settings, STRATEGIES).rules.values():
-            mine = [one for one in left if _is_of(one, name, rule.id, key)]
+            mine = [one for one in left if _is_of(one, name, rule.id, key) and (is_newest or one.event_ms == bin_ms)]
             is_entered = False
             for output in mine:
                 left.remove(output)
@@ -226,7 +234,7 @@ class TradeSequence:
                     is_entered = True
                     self._entry(name, output)
                 self._note(output)
-            if not is_entered:
+            if not is_entered and is_newest:
                 reason = account.reasons.get(ledger_key(rule.id, key), "")
                 market = key.partition(":")[2]
                 self._judge(Question(name, EXCHANGE, market, Fraction(rule.entry_funds), bin_ms), reason, is_whole=True)
