@@ -98,14 +98,14 @@ class Way:
     def resting(self) -> Order | None:
         return self.account.orders.get(self.position.resting) if self.position is not None else None
 
-    def until(self, check: Callable[[], bool], seconds: float = 20.0) -> None:
+    def until(self, check: Callable[[], bool], seconds: float = 60.0) -> None:
         end = time.monotonic() + seconds
         while not check():
             assert time.monotonic() < end, f"it did not come about in time: {self.told()}"
             self.bin()
             self.trader.step(now(), 0.05)
 
-    def wait(self, check: Callable[[], bool], seconds: float = 20.0) -> None:
+    def wait(self, check: Callable[[], bool], seconds: float = 60.0) -> None:
         """As `until`, with a feed that brings nothing."""
         end = time.monotonic() + seconds
         while not check():
