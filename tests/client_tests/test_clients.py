@@ -66,7 +66,7 @@ def told(client: str) -> tuple[set[str], dict[str, str]]:
 
 
 def has_ended_well(done: subprocess.CompletedProcess[str]) -> bool:
-    """Some clients end with a TLS line that is gone already, which asyncio of Python 3.11 does not bear; all was done."""
+    """Some clients end with a TLS line that is gone already, which asyncio of Python 3.11 does not bear."""
     return done.returncode == 0 or "'NoneType' object has no attribute '_abort'" in done.stderr
 
 
