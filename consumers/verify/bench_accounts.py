@@ -96,7 +96,8 @@ class Crowd:
         self._write(name, self._secrets[name])
 
     def use(self) -> Use:
-        """CPU so far and memory now."""
+        """CPU so far and memory now; raises where a process has ended, with its last lines."""
+        self.running.children.require_alive()
         return Use(
             {name: self.running.cpu_seconds(name) for name in PROCESSES},
             {name: self.running.own_memory_mb(name) for name in PROCESSES},
