@@ -20,7 +20,7 @@ from consumers import demo_view
 from consumers.watch import READ, Watch
 from infra import logfiles, supervisor
 from infra.errors import AlreadyRunning, ObservatorError, Retry, Stop
-from infra.log import Log, Reader, TopicSpec, slots_of
+from infra.log import Log, Reader, TopicSpec, publish_one, slots_of
 from infra.procfile import PROCFILE
 from infra.servers.kafka import wait_ready
 from infra.settings import Settings
@@ -37,6 +37,8 @@ _GIVES_UP = 2
 """Exit code with which a process asks not to be started again."""
 _DRAIN_QUIET_S = 4.0
 _SELL_WITHIN_S = 10.0
+BY = "demo"
+"""Who halts at the end of a run."""
 
 
 class DemoFailed(Stop):
@@ -187,11 +189,9 @@ class Demo:
         """Close what is open when the time is over, so that the summary tells money that came in, not prices.
 
         The kill switch does it, as it would for a person; it is lifted again for a run that goes on with this folder.
-        A halt that a person has set stays as it is.
+        A halt that a person has set, before or meanwhile, stays as it is.
         """
-        with self._lock:
-            is_halted = self.watch.is_halted(self.settings.paper.account)
-        if is_halted or not self._open_positions():
+        if not self._is_halt_ours() or not self._open_positions():
             return
         self.screen.say("Selling what is still held ...")
         self.sold_at_end = self._open_positions()
@@ -201,8 +201,13 @@ class Demo:
             while self._open_positions() and time.monotonic() < ends_s and not self.stop.is_set():
                 self.stop.wait(0.1)
         finally:
-            self._tell("lifted")
+            if self._is_halt_ours():
+                self._tell("lifted")
         self.sold_at_end -= self._open_positions()
+
+    def _is_halt_ours(self) -> bool:
+        with self._lock:
+            return all(halt.by == BY for halt in self.watch.halts_on(self.settings.paper.account))
 
     def _open_positions(self) -> int:
         with self._lock:
@@ -210,14 +215,9 @@ class Demo:
 
     def _tell(self, kind: Literal["sell-all", "lifted"]) -> None:
         account = self.settings.paper.account
+        halt = Halt(account=account, kind=kind, event_ms=self.watch.fed_ms, by=BY)
         with self.open_log() as log:
-            publisher = log.publisher()
-            try:
-                halt = Halt(account=account, kind=kind, event_ms=self.watch.fed_ms, by="demo")
-                publisher.publish("controls", account, encode(halt))
-                publisher.flush()
-            finally:
-                publisher.close()
+            publish_one(log, "controls", account, encode(halt))
 
     def _is_over(self) -> bool:
         if self.seconds is not None and self._live_s() >= self.seconds:

@@ -122,7 +122,7 @@ class Watch:
         """When every market had given its first live signal; a market that gives none is waited for `_ALL_LIVE_MS`."""
         self._live_markets: set[str] = set()
         self.ended_ms: int | None = None
-        self.halts: dict[str, str] = {}
+        self.halts: dict[str, Halt] = {}
         """The newest word on each account, or on all of them by `ALL_ACCOUNTS`; told by a person or by a demo."""
         self.newest_derived_ms = 0
         self.events: deque[FeedEvent] = deque(maxlen=50)
@@ -187,9 +187,10 @@ class Watch:
         newest = {"features": self.featured_ms, "signals": self.signalled_ms}[stage]
         return (self.fed_ms - newest) / 1000 if newest and self.fed_ms else None
 
-    def is_halted(self, account: str) -> bool:
-        """Whether somebody has halted an account, or all accounts, and has not lifted it."""
-        return any(self.halts.get(name, "lifted") != "lifted" for name in (account, ALL_ACCOUNTS))
+    def halts_on(self, account: str) -> list[Halt]:
+        """What halts an account now, its own halt and the one of all."""
+        found = (self.halts.get(name) for name in (account, ALL_ACCOUNTS))
+        return [halt for halt in found if halt is not None and halt.kind != "lifted"]
 
     def late_share(self) -> float:
         """Late records as a share of all books and trades."""
@@ -300,7 +301,7 @@ class Watch:
         elif isinstance(message, Warmed):
             self._on_warm(record.append_ms, message.event_ms)
         elif isinstance(message, Halt):
-            self.halts[message.account] = message.kind
+            self.halts[message.account] = message
         elif isinstance(message, Refusals):
             self.refused_windows = {why: n for why, n in message.counts.items() if why not in _NO_REFUSALS}
         elif isinstance(message, ModelEvent):

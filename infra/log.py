@@ -180,6 +180,16 @@ class Log(Protocol):
         """Close."""
 
 
+def publish_one(log: Log, topic: str, key: str, value: bytes, timeout_s: float = 10.0) -> None:
+    """Write one record, on the log when this returns; raises what `flush` raises."""
+    publisher = log.publisher(linger_ms=0)
+    try:
+        publisher.publish(topic, key, value)
+        publisher.flush(timeout_s)
+    finally:
+        publisher.close()
+
+
 def slots_of(log: Log, topics: Iterable[str]) -> list[Slot]:
     """All partitions of `topics`, in order."""
     return [Slot(topic, partition) for topic in topics for partition in range(log.partitions(topic))]

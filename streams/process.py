@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra.errors import ObservatorError, Retry, Stop, TopicMissing
-from infra.log import TopicSpec
+from infra.log import TopicSpec, publish_one
 from infra.logs import PublishHandler
 from infra.manifest import as_fields, file_hash, make_manifest
 from infra.servers.broker import bootstrap_of
@@ -71,10 +71,8 @@ def open_run(name: str, settings: Settings, log: "KafkaLog") -> None:
         kernel_hash=file_hash(root / "streams" / "market" / "kernels.py"),
         backend="numba-cpu" if name in {"streams", "predict"} else "",
     )
-    publisher = log.publisher(linger_ms=0)
-    publisher.publish("manifests", name, encode(RunManifest(**as_fields(manifest))))
-    publisher.flush(_MANIFEST_S)  # a broker that has just started may take longer than `close` waits
-    publisher.close()
+    # a broker that has just started may take longer than most have time for
+    publish_one(log, "manifests", name, encode(RunManifest(**as_fields(manifest))), _MANIFEST_S)
 
 
 @contextmanager

@@ -69,14 +69,18 @@ def wait_for_topics(log: KafkaLog) -> Publisher:
             return publisher
 
 
-def live(log: KafkaLog, publisher: Publisher, now: int) -> None:
-    """Second after second of a live market; a position that is told to be sold is sold."""
+def live(log: KafkaLog, publisher: Publisher, now: int, *, is_halted_meanwhile: bool) -> None:
+    """Second after second of a live market; a position told to be sold is sold, perhaps after a person's halt."""
     controls = log.reader({Slot("controls", 0): 0})
     for ahead in range(1, 600):
         second(publisher, now + ahead * 1000, has_signal=True)
         for record in controls.read(100, 0.0):
             told = decode("controls", record.value)
             if isinstance(told, m.Halt) and told.kind == "sell-all":
+                if is_halted_meanwhile:
+                    put(publisher, "controls", m.Halt(account="paper", kind="no-new-orders", event_ms=now, by="me"))
+                    publisher.flush()
+                    time.sleep(1)  # it is read before the sale, which is in another topic
                 put(publisher, "order-events", fill("sell", now + ahead * 1000))
         publisher.flush()
         time.sleep(0.5)
@@ -96,12 +100,12 @@ def main(script: str) -> None:
         else:
             put(publisher, "controls", m.Warmed(event_ms=now, by="feed"))
             put(publisher, "model-events", m.Refusals(process="predict", counts={"short-run": 3}, event_ms=now))
-        if script == "holding":
+        if script.startswith("holding"):
             put(publisher, "order-events", fill("buy", now))
         publisher.flush()
-        while script not in {"synthetic", "holding"}:
+        while not script.startswith(("synthetic", "holding")):
             time.sleep(1)
-        live(log, publisher, now)
+        live(log, publisher, now, is_halted_meanwhile=script == "holding-halted")
 
 
 main(sys.argv[1])

@@ -178,12 +178,12 @@ def test_live_time_begins_when_every_market_is_live() -> None:
 def test_a_halt_stands_until_it_is_lifted() -> None:
     folded = watch()
     log = Log(folded)
-    assert not folded.is_halted("paper")
+    assert folded.halts_on("paper") == []
     for account, kind, is_halted in (
         ("paper", "no-new-orders", True), ("paper", "lifted", False), ("*", "sell-all", True), ("paper", "lifted", True)
     ):  # fmt: skip
         log.add("controls", m.Halt(account=account, kind=kind, event_ms=1, by="me"))  # type: ignore[arg-type]
-        assert folded.is_halted("paper") is is_halted
+        assert [halt.by for halt in folded.halts_on("paper")] == ["me"] * is_halted
 
 
 def event(kind: Any, at: int) -> m.FeedEvent:

@@ -75,8 +75,15 @@ def test_it_ends_by_itself_with_a_summary_and_leaves_nothing(home: Path, broker:
 
 
 @pytest.mark.kafka
-def test_what_is_held_when_the_time_is_over_is_sold_and_the_halt_lifted(home: Path, broker: KafkaServer) -> None:
-    run, shown = demo(home, broker, {"feed": stand_in("holding")}, seconds=2)
+@pytest.mark.parametrize(
+    ("script", "halts"),
+    [("holding", ["sell-all", "lifted"]), ("holding-halted", ["sell-all", "no-new-orders"])],
+    ids=["lifted again", "a person's halt stays"],
+)
+def test_what_is_held_when_the_time_is_over_is_sold(
+    home: Path, broker: KafkaServer, script: str, halts: list[str]
+) -> None:
+    run, shown = demo(home, broker, {"feed": stand_in(script)}, seconds=2)
     summary, problem = run.run()
     assert problem == ""
     assert "Selling what is still held" in shown.getvalue()
@@ -86,7 +93,7 @@ def test_what_is_held_when_the_time_is_over_is_sold_and_the_halt_lifted(home: Pa
     with run.open_log() as log:
         slot = Slot("controls", 0)
         messages = [decode("controls", one.value) for one in read_range(log, {slot: 0})]
-    assert [one.kind for one in messages if isinstance(one, Halt)] == ["sell-all", "lifted"]
+    assert [one.kind for one in messages if isinstance(one, Halt)] == halts
 
 
 @pytest.mark.kafka

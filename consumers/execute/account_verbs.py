@@ -22,7 +22,7 @@ from consumers.trade.ledgers import market_of
 from consumers.trade.start import paper_account
 from consumers.trade.state import Account
 from infra.errors import BadSettings
-from infra.log import Log, Slot, partition_of
+from infra.log import Log, Slot, partition_of, publish_one
 from infra.settings import PaperSettings
 from models.strategies.registry import Kinds
 from streams.messages import (
@@ -140,12 +140,7 @@ class AccountVerbs:
             raise BadSettings(self._say("exists", account=self._account))
         if isinstance(message, AccountSettings) and not (draft.is_switch or draft.is_new):
             message = msgspec.structs.replace(message, is_trading=self._settings().is_trading, event_ms=_now_ms())
-        publisher = self._log.publisher(linger_ms=0)
-        try:
-            publisher.publish("controls", self._account, encode(message))
-            publisher.flush()
-        finally:
-            publisher.close()
+        publish_one(self._log, "controls", self._account, encode(message))
 
     def known(self) -> AccountSettings | None:
         """The newest settings, and whether it trades by what was said after them."""

@@ -17,7 +17,7 @@ from consumers.execute.journal import Journal
 from consumers.execute.venue import Accepted, request_of
 from consumers.execute.verify_stage import INSTANCE, Executors, Sandbox, Stage
 from infra.errors import ExchangeUnavailable
-from infra.log import Record
+from infra.log import Record, publish_one
 from infra.upbit.pace import Pace
 from streams.messages import CancelIntent, OrderIntent, content_id, encode
 
@@ -169,10 +169,7 @@ class _Restart:
         )
 
     def _publish(self, intent: OrderIntent) -> None:
-        publisher = self._stage.log.publisher(linger_ms=0)
-        publisher.publish("order-intents", self._pocket, encode(intent))
-        publisher.flush()
-        publisher.close()
+        publish_one(self._stage.log, "order-intents", self._pocket, encode(intent))
 
     def _options(self) -> dict[str, Any]:
         options = self._stage.options()

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 from consumers.execute.halts_file import ALL_ACCOUNTS, DamagedFile, HaltFolder, Standing
 from consumers.execute.halts_words import Language, how_far, who, words
 from infra.errors import BadSettings, ObservatorError
+from infra.log import publish_one
 from infra.servers.broker import bootstrap_of, listens, open_log
 from infra.settings import Settings
 from streams.messages import Halt, encode
@@ -190,12 +191,7 @@ class Verbs:
             return False
         try:
             with open_log(self._settings) as log:
-                publisher = log.publisher(linger_ms=0)
-                try:
-                    publisher.publish("controls", halt.account, encode(halt))
-                    publisher.flush(LOG_S)
-                finally:
-                    publisher.close()
+                publish_one(log, "controls", halt.account, encode(halt), LOG_S)
         except ObservatorError as error:
             logger.info("the log does not take the halt: %s", error)
             self._tell("log-away")

@@ -16,7 +16,7 @@ from consumers.execute.clock import MarketClock
 from consumers.execute.crash import Reach
 from consumers.execute.desk import Task
 from consumers.execute.journal import Journal
-from infra.log import Log, Record, Slot, slots_of
+from infra.log import Log, Record, Slot, publish_one, slots_of
 from streams import topics
 from streams.messages import CancelIntent, DeadLetter, OrderIntent, encode
 
@@ -157,12 +157,7 @@ def bury(log: Log, record: Record, reason: str, event_ms: int) -> None:
     letter = DeadLetter.of(
         "execute", record.topic, record.partition, record.offset, record.key, reason, record.value, event_ms
     )
-    publisher = log.publisher()
-    try:
-        publisher.publish("dead-letters", "execute", encode(letter))
-        publisher.flush()
-    finally:
-        publisher.close()
+    publish_one(log, "dead-letters", "execute", encode(letter))
 
 
 def _start(committed: int | None, bounds: tuple[int, int]) -> int:

@@ -11,7 +11,7 @@ from consumers.execute.interference import Kind
 from consumers.trade.inputs import read_to_end
 from consumers.trade.state import MARKET_VIEW, Account, decode_account
 from infra.errors import BadSettings
-from infra.log import Log, slots_of
+from infra.log import Log, publish_one, slots_of
 from streams import topics
 from streams.messages import AccountResumed, AccountState, encode
 
@@ -137,10 +137,5 @@ def resume(
         if ask(question).strip() != account:
             raise BadSettings(_say("mistyped", language, account=account))
     message = AccountResumed(account=account, event_ms=time.time_ns() // 1_000_000, by=by or person())
-    publisher = log.publisher(linger_ms=0)
-    try:
-        publisher.publish("controls", account, encode(message))
-        publisher.flush()
-    finally:
-        publisher.close()
+    publish_one(log, "controls", account, encode(message))
     return {"account": account, "was_paused_for": found.paused, "by": message.by}

@@ -16,7 +16,7 @@ import msgspec
 from consumers.execute.keys_content import sealed_for
 from consumers.execute.keys_words import sentence
 from infra.errors import BadSettings
-from infra.log import Log, Record, slots_of
+from infra.log import Log, Record, publish_one, slots_of
 from infra.secrets import Secret, masked
 from infra.secrets_box import PUBLIC, box_id, id_of, read_public
 from streams import topics
@@ -150,12 +150,7 @@ def _ask(log: Log, message: Command, place: Place, is_it: Callable[[KeyTold], bo
     bounds = log.bounds(slots_of(log, ["order-events"]))
     reader = log.reader({slot: end for slot, (_, end) in bounds.items()})
     try:
-        publisher = log.publisher(linger_ms=0)
-        try:
-            publisher.publish("commands", message.account, encode(message))
-            publisher.flush()
-        finally:
-            publisher.close()
+        publish_one(log, "commands", message.account, encode(message))
         end_s = time.monotonic() + wait_s
         newest = Told(place, "unanswered")
         while time.monotonic() < end_s:

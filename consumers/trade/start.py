@@ -11,7 +11,7 @@ from pathlib import Path
 from consumers.trade import inputs
 from consumers.trade.state import Parameters
 from infra.errors import BadMessage, BadSettings
-from infra.log import Log, Slot
+from infra.log import Log, Slot, publish_one
 from infra.manifest import as_fields, make_manifest
 from infra.settings import PaperSettings, Settings
 from models.strategies.folder import Loaded
@@ -98,12 +98,7 @@ def ensure_default_account(log: Log, settings: Settings, now_ms: int) -> bool:
             f" knows {other.account} and {other.pocket}: set them back, or use another `home`."
         )
     account = paper_account(paper, paper.account, paper.pocket, now_ms, is_trading=True)
-    publisher = log.publisher()
-    try:
-        publisher.publish("controls", paper.account, m.encode(account))
-        publisher.flush()
-    finally:
-        publisher.close()
+    publish_one(log, "controls", paper.account, m.encode(account))
     logger.info("wrote the default paper account %s", paper.account)
     return True
 
@@ -142,9 +137,4 @@ def manifest_of(settings: Settings, loaded: Loaded, started_ms: int) -> m.RunMan
 
 def tell(log: Log, manifest: m.RunManifest) -> None:
     """Write the manifest that opens the run."""
-    publisher = log.publisher()
-    try:
-        publisher.publish("manifests", manifest.process, m.encode(manifest))
-        publisher.flush()
-    finally:
-        publisher.close()
+    publish_one(log, "manifests", manifest.process, m.encode(manifest))

@@ -38,7 +38,7 @@ from consumers.execute.requests.form import (
 from consumers.execute.requests.watch import Book, Watch
 from consumers.execute.requests.words import sentence
 from infra.errors import BadSettings
-from infra.log import Log, Slot, partition_of
+from infra.log import Log, Slot, partition_of, publish_one
 from infra.settings import Settings
 from streams.messages import (
     AccountSettings,
@@ -178,10 +178,7 @@ class Counter:
         slot = Slot(EVENTS, partition_of(pocket, self._log.partitions(EVENTS)))
         reader = self._log.reader({slot: self._log.bounds([slot])[slot][1]})
         try:
-            publisher = self._log.publisher(linger_ms=0)
-            publisher.publish(REQUESTS, pocket, encode(message))
-            publisher.flush()
-            publisher.close()
+            publish_one(self._log, REQUESTS, pocket, encode(message))
             return answer(words_on(reader.read, request_id, ANSWER_S, wait_s), request_id, is_now=is_now)
         finally:
             reader.close()
