@@ -7,7 +7,7 @@ decides nothing, and losing its file loses nothing.
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 from sqlalchemy import Connection, Engine, Table, func
@@ -75,13 +75,16 @@ class Views:
             self._publisher.flush()
         self._write(batch)
 
-    def prune(self) -> None:
-        """Let go of what is beyond the bounds."""
-        with self._engine.begin() as connection:
-            for table, kept in KEPT_ROWS.items():
-                sql = f"DELETE FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - :kept"  # noqa: S608 - own names
+    def prune(self) -> Iterator[None]:
+        """Let go of what is beyond the bounds, table by table: on a busy disk all of them may take seconds."""
+        deletes = {
+            f"DELETE FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - :kept": kept  # noqa: S608 - own names
+            for table, kept in KEPT_ROWS.items()
+        }
+        for sql, kept in {**deletes, _PRUNE_TRADES: KEPT_TRADES}.items():
+            with self._engine.begin() as connection:
                 connection.execute(text(sql), {"kept": kept})
-            connection.execute(text(_PRUNE_TRADES), {"kept": KEPT_TRADES})
+            yield
 
     def behind(self) -> str | None:
         """What could be read but is not; asked from the watchdog's thread."""
@@ -210,9 +213,11 @@ def _keep(views: Views, stop: threading.Event) -> None:
             now_s = time.monotonic()
             if now_s - written_s >= _WRITE_EVERY_S:
                 views.write()
+                watchdog.beat()
                 written_s = now_s
             if now_s - pruned_s >= _PRUNE_EVERY_S:
-                views.prune()
+                for _ in views.prune():
+                    watchdog.beat()
                 pruned_s = now_s
         views.write()
     finally:
