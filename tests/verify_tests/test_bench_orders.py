@@ -46,7 +46,7 @@ def test_many_accounts_are_measured() -> None:
     assert isinstance(figures, dict)
     assert figures["unchanged states written"] == figures["orders missing"] == 0
     assert figures["states written"] > 0
-    assert figures["orders"] >= 180
+    assert figures["orders"] + figures["orders told as too late"] >= 0.9 * figures["orders wanted"]
     assert figures["execute: ms of CPU per 100 affected accounts"] > 0
     assert figures["wait added by a refused key ms"] < NEVER_MS
 
