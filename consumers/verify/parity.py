@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from consumers.predict import PredictLoop
 from consumers.verify.disturbed import Written, disturbed_log
-from consumers.verify.processes import Children, create_all_topics, own_broker, wait_until
+from consumers.verify.processes import Children, create_all_topics, insist, own_broker, wait_until
+from infra.errors import Retry
 from infra.figures import result_of
 from infra.kafka import KafkaLog
 from infra.log import Log, Slot, TopicSpec, slots_of
@@ -172,8 +173,9 @@ def write_all(log: Log, records: Iterable[Written]) -> None:
 def outcome_of(log: Log, window_bins: int) -> Outcome:
     """Read `features` and `signals` back and hash them."""
     outcome = Outcome()
-    for slot in slots_of(log, ["features", "signals"]):
-        end = log.bounds([slot])[slot][1]
+    slots = slots_of(log, ["features", "signals"])
+    bounds = insist(lambda: log.bounds(slots), 60, "the log's bounds")
+    for slot, (_, end) in bounds.items():
         reader = log.reader({slot: 0})
         while reader.position(slot) < end:
             for record in reader.read(5_000, 1.0):
@@ -278,7 +280,10 @@ def run_on_kafka(way: Way, settings: Settings, records: Sequence[Written], boots
 def _is_done(log: KafkaLog, group: str, names: Sequence[str], children: Children | None = None) -> bool:
     if children:
         children.require_alive(restart_stuck=True)
-    slots = slots_of(log, names)
-    ends: dict[Slot, int] = {slot: end for slot, (_, end) in log.bounds(slots).items()}
-    committed = log.committed(group, slots)
+    try:
+        slots = slots_of(log, names)
+        ends: dict[Slot, int] = {slot: end for slot, (_, end) in log.bounds(slots).items()}
+        committed = log.committed(group, slots)
+    except Retry:  # a broker that stands still for a moment is asked again
+        return False
     return all(committed.get(slot, 0) == end for slot, end in ends.items())
