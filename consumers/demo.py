@@ -37,8 +37,8 @@ _GIVES_UP = 2
 """Exit code with which a process asks not to be started again."""
 _DRAIN_QUIET_S = 4.0
 _SELL_WITHIN_S = 10.0
-BY = "demo"
-"""Who halts at the end of a run."""
+BY = "the demo"
+"""Who halts at the end of a run; no login name, by which people halt, has a space."""
 
 
 class DemoFailed(Stop):
@@ -191,7 +191,7 @@ class Demo:
         The kill switch does it, as it would for a person; it is lifted again for a run that goes on with this folder.
         A halt that a person has set, before or meanwhile, stays as it is.
         """
-        if not self._is_halt_ours() or not self._open_positions():
+        if self._is_halted_by_a_person() or not self._open_positions():
             return
         self.screen.say("Selling what is still held ...")
         self.sold_at_end = self._open_positions()
@@ -201,13 +201,13 @@ class Demo:
             while self._open_positions() and time.monotonic() < ends_s and not self.stop.is_set():
                 self.stop.wait(0.1)
         finally:
-            if self._is_halt_ours():
+            if not self._is_halted_by_a_person():
                 self._tell("lifted")
         self.sold_at_end -= self._open_positions()
 
-    def _is_halt_ours(self) -> bool:
+    def _is_halted_by_a_person(self) -> bool:
         with self._lock:
-            return all(halt.by == BY for halt in self.watch.halts_on(self.settings.paper.account))
+            return any(halt.by != BY for halt in self.watch.halts_on(self.settings.paper.account))
 
     def _open_positions(self) -> int:
         with self._lock:

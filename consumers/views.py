@@ -7,7 +7,7 @@ decides nothing, and losing its file loses nothing.
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from sqlalchemy import Connection, Engine, Table, func
@@ -75,16 +75,13 @@ class Views:
             self._publisher.flush()
         self._write(batch)
 
-    def prune(self) -> Iterator[None]:
-        """Let go of what is beyond the bounds, table by table: on a busy disk all of them may take seconds."""
-        deletes = {
-            f"DELETE FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - :kept": kept  # noqa: S608 - own names
-            for table, kept in KEPT_ROWS.items()
-        }
-        for sql, kept in {**deletes, _PRUNE_TRADES: KEPT_TRADES}.items():
-            with self._engine.begin() as connection:
-                connection.execute(text(sql), {"kept": kept})
-            yield
+    def prune(self, beat: Callable[[], None]) -> None:
+        """Let go of what is beyond the bounds, table by table; `beat` after each: a busy disk takes seconds for all."""
+        for table, kept in KEPT_ROWS.items():
+            self._delete(f"DELETE FROM {table} WHERE rowid <= (SELECT max(rowid) FROM {table}) - :kept", kept)  # noqa: S608 - own names
+            beat()
+        self._delete(_PRUNE_TRADES, KEPT_TRADES)
+        beat()
 
     def behind(self) -> str | None:
         """What could be read but is not; asked from the watchdog's thread."""
@@ -95,6 +92,10 @@ class Views:
         self._reader.close()
         self._publisher.close()
         self._engine.dispose()
+
+    def _delete(self, sql: str, kept: int) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(text(sql), {"kept": kept})
 
     def _write(self, batch: Batch) -> None:
         with self._engine.begin() as connection:
@@ -216,8 +217,7 @@ def _keep(views: Views, stop: threading.Event) -> None:
                 watchdog.beat()
                 written_s = now_s
             if now_s - pruned_s >= _PRUNE_EVERY_S:
-                for _ in views.prune():
-                    watchdog.beat()
+                views.prune(watchdog.beat)
                 pruned_s = now_s
         views.write()
     finally:

@@ -71,7 +71,7 @@ def open_run(name: str, settings: Settings, log: "KafkaLog") -> None:
         kernel_hash=file_hash(root / "streams" / "market" / "kernels.py"),
         backend="numba-cpu" if name in {"streams", "predict"} else "",
     )
-    # a broker that has just started may take longer than most have time for
+    # longer than others wait: the broker may just have started
     publish_one(log, "manifests", name, encode(RunManifest(**as_fields(manifest))), _MANIFEST_S)
 
 

@@ -210,7 +210,7 @@ def _replace(path: Path, content: bytes, *, later_than_ns: int = 0, is_durable: 
             if is_durable:
                 os.fsync(file.fileno())
         Path(name).replace(path)
-    except BaseException:
+    except BaseException:  # whatever it is, it goes on: no half-written file stays
         with suppress(OSError):
             Path(name).unlink()
         raise

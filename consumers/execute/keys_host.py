@@ -40,7 +40,7 @@ def beside(settings: Settings) -> Iterator[KeyStore]:
             try:
                 yield database
                 database.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # whatever it is, it goes on: nothing half-done stays
                 database.execute("ROLLBACK")
                 raise
             finally:

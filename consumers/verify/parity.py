@@ -17,7 +17,6 @@ from typing import NamedTuple
 from consumers.predict import PredictLoop
 from consumers.verify.disturbed import Written, disturbed_log
 from consumers.verify.processes import Children, create_all_topics, insist, own_broker, wait_until
-from infra.errors import Retry
 from infra.figures import result_of
 from infra.kafka import KafkaLog
 from infra.log import Log, Slot, TopicSpec, slots_of
@@ -263,7 +262,7 @@ def run_on_kafka(way: Way, settings: Settings, records: Sequence[Written], boots
             children.start_stage(name, way.runner, bootstrap, prefix, settings)
             time.sleep(1.5)
         for round_number in range(2):
-            if _is_done(log, GROUP, INPUTS):
+            if insist(lambda: _is_done(log, GROUP, INPUTS), 60, "the log's bounds"):
                 break
             victim = names[round_number % len(names)]
             children.kill(victim)
@@ -280,10 +279,7 @@ def run_on_kafka(way: Way, settings: Settings, records: Sequence[Written], boots
 def _is_done(log: KafkaLog, group: str, names: Sequence[str], children: Children | None = None) -> bool:
     if children:
         children.require_alive(restart_stuck=True)
-    try:
-        slots = slots_of(log, names)
-        ends: dict[Slot, int] = {slot: end for slot, (_, end) in log.bounds(slots).items()}
-        committed = log.committed(group, slots)
-    except Retry:  # a broker that stands still for a moment is asked again
-        return False
+    slots = slots_of(log, names)
+    ends: dict[Slot, int] = {slot: end for slot, (_, end) in log.bounds(slots).items()}
+    committed = log.committed(group, slots)
     return all(committed.get(slot, 0) == end for slot, end in ends.items())
