@@ -34,6 +34,8 @@ TRADED, QUICK_TRADED = 200, 40
 ORDERS_PER_S = 4
 """At most eight then come within any second: the places that the pace leaves to entries."""
 SECONDS, QUICK_SECONDS = 120, 12
+FIRST_S = 2
+"""Trade enters no market before it has a book of it: an entry that it refuses would take the exit with it."""
 WARM_S = 5
 FSYNC_EVERY_S = 0.2
 
@@ -116,6 +118,7 @@ def _run(mode: str, size: Size) -> dict[str, float]:
             publish(running, account(ACCOUNT, POCKET))
             start(running, tap.port, mode)
             load = Load(running.log, traded, _others(size), lambda market: books.levels.get(market, FLAT))
+            load.run(FIRST_S, 0)
             load.run(WARM_S, ORDERS_PER_S)
             warm = len(load.chosen)
             syncs.start()
@@ -132,7 +135,7 @@ def _run(mode: str, size: Size) -> dict[str, float]:
         found
         | percentiles("fsync", syncs.times_ms)
         | {
-            "signals per s": load.signals / (size.seconds + WARM_S),
+            "signals per s": load.signals / (size.seconds + FIRST_S + WARM_S),
             "latest publish s": load.late_s,
         }
     )

@@ -14,7 +14,8 @@ import numpy as np
 
 from consumers.verify.bench_orders_load import HORIZONS_MS
 from consumers.verify.deployment import Deployment
-from consumers.verify.processes import wait_until
+from consumers.verify.processes import insist, wait_until
+from infra.catch_up import read_range
 from infra.configuration import save
 from streams.messages import AccountSettings, encode
 
@@ -80,7 +81,14 @@ def start(running: Deployment, tap_port: int, mode: str) -> None:
     file = settings.home / "tapped.json"
     save(tapped, file)
     running.children.start("execute", ["-m", "observator", "process", "execute"], {"OBSERVATOR_SETTINGS": str(file)})
-    wait_until(lambda: running.count("manifests") > 0, 60, "execute is there")
+    wait_until(lambda: "execute" in _told(running), 120, "execute is there")
+    wait_until(lambda: running.count("account-states") > 0, 120, "trade knows its accounts")
+
+
+def _told(running: Deployment) -> set[str]:
+    """Processes that have said what they run with: each does so when it is about to work."""
+    begins = {slot: begin for slot, (begin, _) in running.bounds(["manifests"]).items()}
+    return {record.key for record in insist(lambda: list(read_range(running.log, begins)), 30, "the manifests")}
 
 
 def percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
