@@ -20,9 +20,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from consumers.archive import command_line as archive
 from consumers.execute.command_line import accounts, halts, keys, orders
+from consumers.replay import command_line as replays
+from consumers.report.command_line import report as daily_report
 from infra.command_line import Json, Language, Words, settings_of, show_object, show_table, to_people
 from infra.errors import BadSettings, ObservatorError, Stop, TopicMissing, Unsupported
+from producers.imports import verbs as imports
+from producers.sandbox import replayed_told
 
 if TYPE_CHECKING:
     from consumers.execute.halts_verbs import Outcome
@@ -40,19 +45,26 @@ PROCESSES = {
     "trade": "consumers.trade.runner:run",
     "execute": "consumers.execute.executor:run",
     "views": "consumers.views:run",
+    "archive": "consumers.archive.process:run",
+    "nightly": "consumers.nightly:run",
     "api": "observator:api",
 }
 """Where each process of the `Procfile` begins; `kafka` and `page` become another program."""
 
 VERIFY: dict[str, str] = {
+    "archive": "consumers.verify.archive:verify_archive",
     "drills": "consumers.verify.drills:verify_drills",
     "fuzz": "producers.verify.fuzz:verify_fuzz",
     "halts": "consumers.verify.halts:verify_halts",
+    "import": "producers.verify.imports:verify_import",
     "journal": "consumers.verify.journal:verify_journal",
+    "leaks": "consumers.verify.leaks_battery:verify_leaks",
     "matching": "producers.verify.matching:verify_matching",
+    "nightly": "consumers.report.nightly:verify_nightly",
     "orders": "consumers.execute.verify:verify_orders",
     "parity": "observator:parity",
     "recovery": "consumers.verify.recovery:verify_recovery",
+    "replay": "observator:replay_check",
     "restarts": "consumers.verify.restarts:verify_restarts",
     "risk": "consumers.verify.risk:verify_risk",
     "secrets": "consumers.verify.secrets:verify_secrets",
@@ -62,8 +74,10 @@ VERIFY: dict[str, str] = {
 
 BENCH: dict[str, str] = {
     "accounts": "consumers.verify.bench_accounts:bench_accounts",
+    "archive": "consumers.verify.bench_archive:bench_archive",
     "features": "consumers.verify.bench_features:bench_features",
     "memory": "consumers.verify.bench_memory:bench_memory",
+    "replay": "consumers.replay.bench:bench_replay",
     "restart": "consumers.execute.bench_restart:bench_restart",
     "sandbox": "producers.verify.bench_sandbox:bench_sandbox",
     "saturation": "consumers.verify.bench_saturation:bench_saturation",
@@ -88,6 +102,9 @@ app.add_typer(topics_app, name="topics")
 app.add_typer(orders.app, name="order")
 app.add_typer(accounts.app, name="account")
 app.add_typer(keys.app, name="keys")
+app.add_typer(replays.app, name="replay")
+replays.app.command()(replayed_told.fills)
+app.add_typer(archive.app, name="archive")
 
 Seconds = Annotated[
     float | None, typer.Option(min=0.001, help="Live seconds after the warm-up; without: until Ctrl-C.")
@@ -210,8 +227,9 @@ def down(
 
 @app.command()
 def status(context: typer.Context, *, as_json: Json = False) -> None:
-    """Show the processes; exit code 1 where one is not running."""
-    from infra import supervisor  # noqa: PLC0415 - help must answer at once
+    """Show the processes, and what the last nightly check found; exit code 1 where one is not running."""
+    from consumers import nightly  # noqa: PLC0415 - help must answer at once
+    from infra import supervisor  # noqa: PLC0415 - same
 
     home = settings_of(context).home
     found = supervisor.status(home)
@@ -220,12 +238,18 @@ def status(context: typer.Context, *, as_json: Json = False) -> None:
         typer.echo(f"Nothing runs on {home}.")
     else:
         show_table(f"Processes of {home}", rows, is_json=as_json)
+    for one in nightly.last(home):
+        to_people(is_json=as_json)(
+            f"{'' if one['passed'] else 'NIGHTLY CHECK FAILED: '}{one['task']} of {one['day']}: {one['text']}"
+        )
     if not found or any(one.state not in {"running", "starting"} for one in found):
         raise typer.Exit(1)
 
 
 for verb in (halts.halt, halts.resume, keys.arm, keys.disarm):
     app.command()(verb)
+app.command("import")(imports.import_)
+app.command("report")(daily_report)
 
 
 @app.command()
@@ -401,18 +425,40 @@ def record(
 def read(
     context: typer.Context,
     topic: str,
-    from_: Annotated[str | None, typer.Option("--from", help="First event time: ISO 8601 or milliseconds.")] = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            help="First event time (ISO 8601 or milliseconds), or where to read: `log`, `archive`, the folder of an"
+            " archive, s3://bucket/folder. May stand twice.",
+        ),
+    ] = None,
     to: Annotated[str | None, typer.Option("--to", help="Event time to stop before.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many records.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="Write the records as columns into this file.")] = None,
 ) -> None:
-    """Print a stretch of a topic as JSON lines, or write it as Parquet."""
+    """Print a stretch of a topic as JSON lines, or write it as Parquet.
+
+    With a place, from an archive too, times are append times, and each row says whether it lies in a hole.
+    """
+    from consumers.archive import command_line_reading as reading  # noqa: PLC0415 - help must answer at once
     from infra.servers.broker import kept_log  # noqa: PLC0415 - help must answer at once
     from streams import columns, topics  # noqa: PLC0415 - same
 
     if topic not in topics.TOPICS:
         raise typer.BadParameter(f"there is no topic {topic!r}; there are {', '.join(topics.TOPICS)}")
-    between = (_time_ms(from_), _time_ms(to))
+    places = [one for one in from_ or () if reading.is_place(one)]
+    times = [one for one in from_ or () if one not in places]
+    if len(places) > 1 or len(times) > 1:
+        raise typer.BadParameter("--from takes one place and one time")
+    between = (_time_ms(times[0] if times else None), _time_ms(to))
+    if places:
+        from consumers.archive.frames import Wanted  # noqa: PLC0415 - help must answer at once
+
+        wanted = Wanted(topic, *between)
+        for line in reading.read_rows(settings_of(context), places[0], wanted, limit, parquet):
+            typer.echo(line)
+        return
     with kept_log(settings_of(context), to_people(is_json=True)) as log:
         if parquet is not None:
             frame = columns.read_frame(log, topic, *between, limit)
@@ -499,10 +545,20 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Small figures, for the tests.")] = False,
     trials: Annotated[int | None, typer.Option(min=1, help="Number of trials where it has some.")] = None,
     only: Annotated[str | None, typer.Option(help="One drill, by its name.")] = None,
+    session: Annotated[bool, typer.Option("--session", help="Parity of what was recorded with its replay.")] = False,
+    day: Annotated[str | None, typer.Option(help="The same of one KST day, like 2026-11-20.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--from", help="Where it stands: `log`, `archive`, a folder, s3://bucket/folder.")
+    ] = None,
+    strategies: Annotated[
+        Path | None, typer.Option(help="Folder of strategies to look for leaks in, as `trade.strategies_folder`.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show that a promise holds on this machine; exit code 0 only where it does."""
-    further = {key: value for key, value in {"trials": trials, "only": only}.items() if value is not None}
+    given: dict[str, Any] = {"trials": trials, "only": only, "session": session or None, "day": day, "source": source}
+    given |= {"strategies": strategies}
+    further = {key: value for key, value in given.items() if value is not None}
     _run_figures(context, VERIFY, name, {"quick": quick, **further}, is_json=as_json)
 
 
@@ -545,8 +601,22 @@ def _fail(error: ObservatorError, code: int) -> None:
     sys.exit(code)
 
 
-def parity(*, quick: bool = False) -> dict[str, object]:
-    """`verify parity` over the recordings at hand (`OBSERVATOR_DATA`, else `../shared/data`) and a made log."""
+def parity(
+    settings: "Settings | None" = None,
+    *,
+    quick: bool = False,
+    session: bool = False,
+    day: str | None = None,
+    source: str | None = None,
+) -> dict[str, object]:
+    """`verify parity`: of a recorded session or day where one is named, else of the recordings at hand and a made log.
+
+    Recordings are looked for in `OBSERVATOR_DATA`, else in `../shared/data`.
+    """
+    if settings is not None and (session or day or source):
+        from consumers.verify.session_command import verify_recorded  # noqa: PLC0415 - help must answer at once
+
+        return verify_recorded(settings, source or "log", day)
     from consumers.verify.disturbed import Written  # noqa: PLC0415 - help must answer at once
     from consumers.verify.parity import verify_parity  # noqa: PLC0415 - same
     from producers.upbit.replay_source import records_of_recording  # noqa: PLC0415 - same
@@ -557,6 +627,22 @@ def parity(*, quick: bool = False) -> dict[str, object]:
         outputs = records_of_recording(file, grid_ms=1000, lateness_ms=500, session=1_700_000_000_000)
         recordings[file.name] = [Written(0, one.topic, one.partition, one.key, one.value) for one in outputs]
     return verify_parity(recordings, quick=quick)
+
+
+def replay_check(*, quick: bool = False) -> dict[str, object]:
+    """`verify replay`, with the sandbox's room handed in to make the paper fills again."""
+    from consumers.verify.replay import verify_replay  # noqa: PLC0415 - help must answer at once
+    from producers.sandbox.replayed import read_groups, replay_fills  # noqa: PLC0415 - same
+    from producers.sandbox.replayed_told import hold_against_events  # noqa: PLC0415 - same
+    from streams.history import History  # noqa: PLC0415 - same
+
+    def fills(history: History, journal: Path, prefix: str) -> tuple[int, int, str]:
+        found = replay_fills(history, read_groups(journal), prefix)
+        told = hold_against_events(history, found)
+        differing = found.differing + found.fills - found.equal + told.differing
+        return told.compared, differing, str(found.first or told.first)
+
+    return verify_replay(quick=quick, fills=fills)
 
 
 def api(settings: "Settings", stop: threading.Event) -> None:
@@ -653,10 +739,12 @@ def _run_figures(
         return
     if name not in known:
         raise typer.BadParameter(f"there is no {name!r}; there are {', '.join(known) or 'none yet'}")
-    del context
     measure = _function(known[name])
-    if others := options.keys() - inspect.signature(measure).parameters.keys():
+    wanted = inspect.signature(measure).parameters.keys()
+    if others := options.keys() - wanted:
         raise typer.BadParameter(f"{name} takes no --{', --'.join(sorted(others))}")
+    if "settings" in wanted:
+        options = {"settings": settings_of(context), **options}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a check that is ended ends what it started
     try:
         with _stderr_only():

@@ -13,7 +13,6 @@ from infra.catch_up import read_range
 from infra.errors import RecordsLost
 from infra.log import Log, Record, Slot, partition_of, slots_of
 from streams import topics
-from streams.columns import appended_at
 from streams.messages import Message
 
 FIRST_BACK_MS = 10_000
@@ -98,8 +97,4 @@ class Past:
     def _offset_at(self, slot: Slot, first: int, end: int, append_ms: int) -> int:
         if append_ms <= 0 or first >= end:
             return first
-        reader = self._log.reader({slot: first})
-        try:
-            return appended_at(reader, slot, first, end, append_ms)
-        finally:
-            reader.close()
+        return min(self._log.appended_at([slot], append_ms)[slot], end)

@@ -142,6 +142,7 @@ def _badges(settings: Settings, engine: Engine, language: Language) -> None:
         if any(row["venue"] == "live" for row in questions.money(session)):
             found[0] = ("venue", "live", word("live", language))
         found += pipeline.freshness(session, _now_ms(), round(1000 * settings.feed.stale_seconds), language)
+        found += pipeline.check(session, language)
     with st.container(key="badges"):
         markup.badges(language, found)
 

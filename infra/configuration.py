@@ -91,7 +91,12 @@ def absolute(settings: Settings) -> Settings:
     )
     folder = settings.trade.strategies_folder
     trade = settings.trade.model_copy(update={"strategies_folder": folder.expanduser().absolute() if folder else None})
-    return settings.model_copy(update={"home": settings.home.expanduser().absolute(), "feed": feed, "trade": trade})
+    target = settings.archive.target
+    if target and not target.startswith("s3://"):
+        target = str(Path(target).expanduser().absolute())
+    archive = settings.archive.model_copy(update={"target": target})
+    home = settings.home.expanduser().absolute()
+    return settings.model_copy(update={"home": home, "feed": feed, "trade": trade, "archive": archive})
 
 
 def save(settings: Settings, file: Path) -> None:

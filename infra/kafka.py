@@ -142,12 +142,14 @@ class KafkaLog:
 
         Records of an open transaction lie before that end: who reads up to it waits until the transaction is decided.
         """
-        found: dict[Slot, tuple[int, int]] = {}
-        for slot in slots:
+        return {slot: self._bounds_of(slot, Patience(self._timeout_s)) for slot in self._checked(slots)}
+
+    def _checked(self, slots: Iterable[Slot]) -> list[Slot]:
+        wanted = list(slots)
+        for slot in wanted:
             if not 0 <= slot.partition < self.partitions(slot.topic):
                 raise TopicMissing(f"topic {slot.topic!r} has no partition {slot.partition}")
-            found[slot] = self._bounds_of(slot, Patience(self._timeout_s))
-        return found
+        return wanted
 
     def _bounds_of(self, slot: Slot, patience: Patience) -> tuple[int, int]:
         target = TopicPartition(self.prefix + slot.topic, slot.partition)
@@ -163,6 +165,25 @@ class KafkaLog:
                 text = f"bounds of {slot.topic}-{slot.partition}: {error.str()}"
                 raise LogUnavailable(text) from exception
             return first, end
+
+    def appended_at(self, slots: Iterable[Slot], append_ms: int) -> dict[Slot, int]:
+        """First offset appended at or after a time, by the broker's index; raises as `bounds` does."""
+        wanted, patience = self._checked(slots), Patience(self._timeout_s)
+        targets = [TopicPartition(self.prefix + slot.topic, slot.partition, max(0, append_ms)) for slot in wanted]
+        while targets:
+            try:
+                answers = self._asker(ASKER).offsets_for_times(targets, timeout=patience.left_s())
+                error = next((one.error for one in answers if one.error is not None), None)
+            except KafkaException as exception:
+                error = error_of(exception)
+            if error is None:
+                found = {Slot(one.topic[len(self.prefix) :], one.partition): one.offset for one in answers}
+                late = [slot for slot, offset in found.items() if offset < 0]
+                return found | {slot: end for slot, (_, end) in self.bounds(late).items()}
+            if error.code() not in UNLED or not patience.is_left():
+                raise LogUnavailable(f"offsets of a time: {error.str()}")
+            patience.pause()
+        return {}
 
     def committed(self, group: str, slots: Iterable[Slot]) -> dict[Slot, int]:
         """Committed next offsets, waiting for transactions that are about to commit some; raises `LogUnavailable`."""

@@ -162,6 +162,9 @@ class Log(Protocol):
     def bounds(self, slots: Iterable[Slot]) -> dict[Slot, tuple[int, int]]:
         """First offset kept and next offset to be written, per partition."""
 
+    def appended_at(self, slots: Iterable[Slot], append_ms: int) -> dict[Slot, int]:
+        """First offset appended at or after a time, per partition; the next offset to be written where none was."""
+
     def committed(self, group: str, slots: Iterable[Slot]) -> dict[Slot, int]:
         """Committed next offsets of a group; partitions without one are left out."""
 

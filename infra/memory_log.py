@@ -100,6 +100,12 @@ class MemoryLog:
             tapes = {slot: self.store.tape(Slot(self.prefix + slot.topic, slot.partition)) for slot in slots}
             return {slot: (tape.base, tape.end) for slot, tape in tapes.items()}
 
+    def appended_at(self, slots: Iterable[Slot], append_ms: int) -> dict[Slot, int]:
+        """First offset appended at or after a time."""
+        with self.store.changed:
+            tapes = {slot: self.store.tape(Slot(self.prefix + slot.topic, slot.partition)) for slot in slots}
+            return {slot: tape.appended_at(append_ms) for slot, tape in tapes.items()}
+
     def committed(self, group: str, slots: Iterable[Slot]) -> dict[Slot, int]:
         """Committed next offsets; partitions without one are left out."""
         with self.store.changed:

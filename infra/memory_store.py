@@ -37,6 +37,11 @@ class Tape:
         self.rows.extend([None] * (record.offset - self.end))
         self.rows.append(record)
 
+    def appended_at(self, append_ms: int) -> int:
+        """First offset appended at or after a time, else the end."""
+        places = (place for place, row in enumerate(self.rows, self.base) if row and row.append_ms >= append_ms)
+        return next(places, self.end)
+
     def truncate(self, first: int) -> None:
         """Delete everything before `first`."""
         del self.rows[: max(first - self.base, 0)]
@@ -62,7 +67,10 @@ class Store:
 
     def tape(self, slot: Slot) -> Tape:
         """One partition; raises `TopicMissing`."""
-        return self.tapes(slot.topic)[slot.partition]
+        tapes = self.tapes(slot.topic)
+        if not 0 <= slot.partition < len(tapes):
+            raise TopicMissing(f"topic {slot.topic!r} has no partition {slot.partition}")
+        return tapes[slot.partition]
 
     def group(self, name: str) -> Group:
         """A group, made where it is new."""

@@ -41,8 +41,8 @@ def read(file: Path = PROCFILE) -> list[Program]:
 
 
 def programs(settings: Settings, file: Path = PROCFILE) -> list[Program]:
-    """What runs here: no `kafka` beside an external broker, only `settings.processes` where given, `streams` and
-    `trade` as often as they have workers.
+    """What runs here: no `kafka` beside an external broker, no `archive` or `nightly` where it is off, only
+    `settings.processes` where given, `streams` and `trade` as often as they have workers.
     """
     workers = {"streams": settings.streams.workers, "trade": settings.trade.workers}
     declared = read(file)
@@ -54,6 +54,10 @@ def programs(settings: Settings, file: Path = PROCFILE) -> list[Program]:
         if program.name == "kafka" and settings.kafka.bootstrap:
             continue
         if settings.processes and program.name not in settings.processes:
+            continue
+        if program.name == "archive" and not settings.archive.is_on:
+            continue
+        if program.name == "nightly" and not settings.nightly.is_on:
             continue
         command = runnable(program.command)
         chosen.append(Program(program.name, command))

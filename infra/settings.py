@@ -5,6 +5,7 @@ are refused with the name. Secrets do not stand here: each process has its own s
 """
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -21,6 +22,9 @@ AccountName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 MarketCode = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,10}-[A-Z0-9]{1,20}$")]
 
 OffsetRange = Annotated[str, Field(pattern=r"^(orderbooks|trades)/\d{1,4}:\d{1,18}-\d{1,18}$")]
+
+
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9._=-]+)*/?")
 
 
 def _is_loopback(host: str) -> bool:
@@ -203,6 +207,42 @@ class ExecuteSettings(_Part):
     """A scheduled order that could not be sent in time is sent up to so much later, once; older ones are missed."""
 
 
+class ArchiveSettings(_Part):
+    """The archive: the topics as Parquet files."""
+
+    is_on: bool = True
+    target: str = ""
+    """A folder, or `s3://bucket/folder`; empty: the folder `archive` of the run folder."""
+    endpoint: str = Field(default="", pattern=r"^(https?://[^\s@]+)?$")
+    """Address of the S3 server; empty: Amazon's."""
+    region: str = Field(default="", pattern=r"^[a-z0-9-]{0,32}$")
+    part_seconds: float = Field(default=300, gt=0, le=3600)
+    """A part holds what came within so many seconds, and ends with its hour."""
+    part_records: int = Field(default=100_000, ge=1, le=1_000_000)
+    """And at most so many records."""
+    keep_days: int = Field(default=3, ge=1)
+    """How long parts that are safe in the bucket stay on this machine."""
+    budget_gb: float = Field(default=0, ge=0)
+    """What the archive's folder may take on this machine; 0: what the disk has."""
+    topics: list[str] = []
+    """Which topics; empty: all but `logs`. `all`: those too."""
+
+    @field_validator("target")
+    @classmethod
+    def _is_folder_or_bucket(cls, target: str) -> str:
+        if "://" in target and not _BUCKET.fullmatch(target):
+            raise ValueError("a folder, or a bucket as `s3://bucket` or `s3://bucket/folder`")
+        return target.rstrip("/") if len(target) > 1 else target
+
+
+class NightlySettings(_Part):
+    """The look back at yesterday."""
+
+    is_on: bool = True
+    at: str = Field(default="00:10", pattern=r"^([01]\d|2[0-3]):[0-5]\d$")
+    """When it begins, KST; the archive closes its day at 00:05."""
+
+
 class DashboardSettings(_Part):
     """The page and the API."""
 
@@ -235,6 +275,8 @@ class Settings(_Part):
     sandbox: SandboxSettings = SandboxSettings()
     paper: PaperSettings = PaperSettings()
     execute: ExecuteSettings = ExecuteSettings()
+    archive: ArchiveSettings = ArchiveSettings()
+    nightly: NightlySettings = NightlySettings()
     dashboard: DashboardSettings = DashboardSettings()
 
     @model_validator(mode="after")

@@ -108,7 +108,18 @@ class FeedEvent(Message, frozen=True, kw_only=True, gc=False, tag="feed-event"):
     exchange: str
     source: str
     session: int
-    kind: Literal["connected", "disconnected", "hole", "stale", "recovered", "refused", "ended", "warm"]
+    kind: Literal[
+        "connected",
+        "disconnected",
+        "hole",
+        "stale",
+        "recovered",
+        "refused",
+        "ended",
+        "warm",
+        "checked",
+        "check-failed",
+    ]
     event_ms: int
     received_ns: int
     text: str

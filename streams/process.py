@@ -60,8 +60,8 @@ def wait_for_log(settings: Settings, log: "KafkaLog", stop: threading.Event) -> 
     return False
 
 
-def open_run(name: str, settings: Settings, log: "KafkaLog") -> None:
-    """Write what this process runs with: parity is claimed per manifest."""
+def manifest_of(name: str, settings: Settings) -> RunManifest:
+    """What a process runs with that has nothing of its own to say."""
     root = Path(__file__).parent.parent
     manifest = make_manifest(
         name,
@@ -71,8 +71,13 @@ def open_run(name: str, settings: Settings, log: "KafkaLog") -> None:
         kernel_hash=file_hash(root / "streams" / "market" / "kernels.py"),
         backend="numba-cpu" if name in {"streams", "predict"} else "",
     )
-    # longer than others wait: the broker may just have started
-    publish_one(log, "manifests", name, encode(RunManifest(**as_fields(manifest))), _MANIFEST_S)
+    return RunManifest(**as_fields(manifest))
+
+
+def open_run(name: str, settings: Settings, log: "KafkaLog") -> None:
+    """Write what this process runs with: parity is claimed per manifest."""
+    # a broker that has just started may take longer than most have time for
+    publish_one(log, "manifests", name, encode(manifest_of(name, settings)), _MANIFEST_S)
 
 
 @contextmanager

@@ -107,7 +107,8 @@ def test_every_room_and_process_is_told():
     rooms = {path.parent.name for path in ROOT.glob("*/__init__.py")}
     assert {room for room in rooms if f"`{room}/`" not in page} == set()
     assert set(observator.PROCESSES) == {
-        "sandbox", "feed", "streams", "streams-faust", "predict", "trade", "execute", "views", "api",
+        "sandbox", "feed", "streams", "streams-faust", "predict", "trade", "execute", "views", "archive", "nightly",
+        "api",
     }, "a new process: say in architecture.md what it does"  # fmt: skip
 
 

@@ -12,7 +12,20 @@ from infra.settings import KafkaSettings, Settings, StreamsSettings, TradeSettin
 
 def test_the_projects_own_starts_with_kafka_and_names_every_process() -> None:
     names = [program.name for program in programs(Settings())]
-    assert names == ["kafka", "sandbox", "feed", "streams", "predict", "trade", "execute", "views", "page", "api"]
+    assert names == [
+        "kafka",
+        "sandbox",
+        "feed",
+        "streams",
+        "predict",
+        "trade",
+        "execute",
+        "views",
+        "archive",
+        "nightly",
+        "page",
+        "api",
+    ]
 
 
 def test_an_external_broker_is_not_started() -> None:

@@ -303,6 +303,21 @@ def test_a_transaction_on_partitions_taken_away_is_aborted(any_log: Log) -> None
     transactor.close()
 
 
+def test_an_append_time_is_found_where_it_was_passed(any_log: Log) -> None:
+    make(any_log, "left")
+    for value in "abc":
+        write(any_log, "left", value, partition=0)
+        time.sleep(0.005)
+    times = [record.append_ms for record in read(any_log.reader({A: 0}), 3)]
+    assert [any_log.appended_at([A, B], at) for at in times] == [{A: place, B: 0} for place in range(3)]
+    assert any_log.appended_at([A], times[0] + 1) == {A: 1}
+    assert any_log.appended_at([A], 0) == {A: 0}
+    assert any_log.appended_at([A], times[-1] + 1) == {A: 3}
+    assert any_log.appended_at([], 0) == {}
+    with pytest.raises(TopicMissing):
+        any_log.appended_at([Slot("left", 2)], 0)
+
+
 def test_prefixes_keep_runs_apart(any_log: Log, log_beside: Callable[[Log, str], Log]) -> None:
     one, two = log_beside(any_log, f"{any_log.prefix}one-"), log_beside(any_log, f"{any_log.prefix}two-")
     for log, value in ((one, "1"), (two, "2")):

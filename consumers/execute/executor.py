@@ -17,7 +17,7 @@ from consumers.execute.clock import MarketClock
 from consumers.execute.controls import Controls
 from consumers.execute.crash import Reach, reach_nothing
 from consumers.execute.dispatch import Dispatch
-from consumers.execute.guard import refuse_real_exchange, remove_exchange_variables
+from consumers.execute.guard import refuse_real_exchange, refuse_replay, remove_exchange_variables
 from consumers.execute.halts import HaltGate
 from consumers.execute.halts_keeper import HaltKeeper
 from consumers.execute.halts_settle import HaltSettler
@@ -375,6 +375,7 @@ def run_executor(
 
 def run(settings: Settings, log: "KafkaLog", stop: Event) -> None:
     """The process entry: guards first, then `run_executor`, which does not wait for the log with what closes."""
+    refuse_replay(settings.kafka.prefix, is_live_allowed=settings.execute.allow_live)
     refuse_real_exchange()
     remove_exchange_variables(os.environ)
     remove_secrets(os.environ, DECLARED["execute"])

@@ -10,7 +10,7 @@ import sys
 from collections.abc import MutableMapping
 from urllib.parse import urlsplit
 
-from infra.errors import Unsupported
+from infra.errors import BadSettings, Unsupported
 
 REAL_HOSTS = ("upbit.com",)
 """Domains of the real exchange: all its regions' REST and websocket addresses stand below."""
@@ -48,6 +48,19 @@ def refuse_real_exchange() -> None:
             raise Unsupported(f"the order executor may not speak to {host}: live trading is not offered")
 
     sys.addaudithook(refuse)
+
+
+REPLAY_PREFIX = "replay-"
+"""Begins the prefix of every run that is a replay."""
+
+
+def refuse_replay(prefix: str, *, is_live_allowed: bool) -> None:
+    """Raise `BadSettings` where an executor that may use real money would read the intents of a replay."""
+    if is_live_allowed and prefix.startswith(REPLAY_PREFIX):
+        raise BadSettings(
+            f"`kafka.prefix` is {prefix!r}, the run of a replay, and `execute.allow_live` is on: orders of a replay are"
+            " never sent for real money. Turn `execute.allow_live` off for it, or leave `execute` out of `processes`."
+        )
 
 
 def missing_for_live(account: str, *, is_allowed: bool, is_armed: bool, has_checked_key: bool) -> list[str]:

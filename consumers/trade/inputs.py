@@ -6,7 +6,7 @@ Used by `consumers.trade.runner` (live) and `consumers.trade.replay`. Knows reco
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -77,6 +77,13 @@ def is_covered(entry: m.TradeInput, cursor: Mapping[str, int]) -> bool:
     if entry.kind == "pulse":
         return entry.event_ms <= cursor.get(PULSE, 0)
     return entry.last < cursor.get(f"{entry.topic}/{entry.partition}", 0)
+
+
+class Ranges(Protocol):
+    """Fetches recorded ranges again: from a log, or from a history."""
+
+    def take(self, slot: Slot, first: int, last: int) -> list[Record]:
+        """Return the records of [`first`, `last`]; raises `RecordsLost` where they are gone."""
 
 
 class RangeReader:
@@ -153,7 +160,7 @@ def first_offsets(log: Log, pockets: Collection[int]) -> dict[Slot, int]:
     return {slot: bounds[0] for slot, bounds in log.bounds(slots).items()}
 
 
-def fold_entry(fold: Fold, entry: m.TradeInput, ranges: RangeReader) -> list[Output]:
+def fold_entry(fold: Fold, entry: m.TradeInput, ranges: Ranges) -> list[Output]:
     """Fold one recorded input again; unreadable records are passed over as they were the first time."""
     if entry.kind == "pulse":
         return fold.pulse(entry.event_ms)

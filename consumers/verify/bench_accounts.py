@@ -59,7 +59,7 @@ class Plan(NamedTuple):
 
 
 FULL = Plan((100,) * 9, (10,) * 10, 2, 10, 40)
-QUICK = Plan((20,), (6,) * 4, 1, 7, 20)
+QUICK = Plan((20,), (6,) * 2, 1, 7, 8)
 
 
 class Wave(NamedTuple):

@@ -157,12 +157,12 @@ def _feed(runner: str, records: int, rate: float) -> dict[str, float]:
     is_fed = rate <= _LIVE_RATE
     feed = {"kind": "synthetic", "market_count": _MARKETS if is_fed else 1, "warmup_seconds": 0}
     described = {"feed": feed, "streams": {"runner": runner}}
-    names = ["sandbox", "streams", "predict", "trade", "execute", "views", "page", "api"]
+    names = ["sandbox", "streams", "predict", "trade", "execute", "views", "archive", "page", "api"]
     with deployment(described) as running:
         running.start(*names)
         page = PageReader(running.settings.dashboard.port)
         page.start()
-        settle(running, "manifests", 5, 180)  # all but sandbox, page and api say what they run with when they begin
+        settle(running, "manifests", 6, 180)  # all but sandbox, page and api say what they run with when they begin
         wait_until(lambda: page.refreshes > 0 or page.error is not None, 90, "the page")
         wait_until(lambda: ask(running.settings.home, "/health")[0] == 200, 90, "the API")
         if is_fed:

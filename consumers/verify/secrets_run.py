@@ -37,7 +37,7 @@ MARKET = "KRW-BTC"
 START_S = 240.0
 STEP_S = 150.0
 """A pocket whose key the exchange refused is tried again after a minute."""
-FULL = ("feed", "streams", "predict", "trade", "execute", "views", "page", "api")
+FULL = ("feed", "streams", "predict", "trade", "execute", "views", "archive", "page", "api")
 QUICK = ("feed", "trade", "execute", "views", "api")
 API_TOKEN = "API's token"  # noqa: S105 - what it is called in the results
 

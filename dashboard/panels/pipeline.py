@@ -21,6 +21,12 @@ def freshness(session: Session, now_ms: int, stale_ms: int, language: Language) 
     return [("freshness", "late" if is_late else "quiet", text)]
 
 
+def check(session: Session, language: Language) -> list[tuple[str, str, str]]:
+    """A badge where last night's look back found something wrong; what it was stands among the feed's events."""
+    failed = any(row["kind"] == "check-failed" for row in questions.last_checks(session))
+    return [("check", "late", word("check_failed", language))] if failed else []
+
+
 def stages(session: Session, now_ms: int, language: Language) -> None:
     """Records per topic, and how long ago the last one came."""
     heading("stages", language)

@@ -159,6 +159,14 @@ def feed_events(session: Session, limit: int = 50) -> list[Row]:
     return _read_json(_rows(session, sql, limit=limit), "markets")
 
 
+def last_checks(session: Session) -> list[Row]:
+    """What the last nightly checks came to, newest first: those of the same night."""
+    sql = """SELECT * FROM feed_event WHERE source = 'nightly'
+             AND received_ns > (SELECT max(received_ns) FROM feed_event WHERE source = 'nightly') - 43200000000000
+             ORDER BY received_ns DESC"""
+    return _rows(session, sql)
+
+
 def stages(session: Session) -> list[Row]:
     """Records per topic and when the last one came."""
     return _rows(session, "SELECT * FROM stage ORDER BY topic")

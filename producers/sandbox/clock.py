@@ -8,6 +8,7 @@ begun, ended, a quiet hour) the same time by our clock is enough.
 import heapq
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 Work = Callable[[], None]
 
@@ -21,9 +22,32 @@ class MarketClock:
         self._waiting: list[tuple[int, int]] = []
         self._works: dict[int, Work] = {}
         self._numbers = itertools.count()
+        self._asked_meanwhile: list[tuple[float, Work]] | None = None
+
+    def hold(self) -> None:
+        """The market's time runs through a past until `release`: what is asked meanwhile belongs behind it."""
+        self._asked_meanwhile = []
+
+    def release(self) -> None:
+        """The past is over: what is still due comes by either time again, then what was asked meanwhile."""
+        asked, self._asked_meanwhile = self._asked_meanwhile or [], None
+        for due_ms, number in sorted(self._waiting):
+            wait_s = max(0.0, (due_ms - self._now_ms()) / 1000)
+            self._wall_later(wait_s, partial(self._do, number))
+        for seconds, work in asked:
+            self.later(seconds, work)
+
+    def at(self, exchange_ms: int, work: Work) -> None:
+        """Do it when the market's time has come there, whatever ours says, until `release`."""
+        number = next(self._numbers)
+        self._works[number] = work
+        heapq.heappush(self._waiting, (exchange_ms, number))
 
     def later(self, seconds: float, work: Work) -> None:
         """Do it when the market's time has come, or ours, whichever is first; equal times in the order of asking."""
+        if self._asked_meanwhile is not None:
+            self._asked_meanwhile.append((seconds, work))
+            return
         self._forget_done()
         number = next(self._numbers)
         self._works[number] = work

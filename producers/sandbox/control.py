@@ -128,6 +128,7 @@ class Control:
                     "fills": exchange.fills(),
                     "refused": exchange.refused,
                     "balances": exchange.balances(),
+                    "unsettled": exchange.unsettled(),
                 }
             )
             with contextlib.suppress(OSError):  # undone: the truth is what stands now

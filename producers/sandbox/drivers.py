@@ -158,6 +158,9 @@ async def drive_follow(feed: Follow, hub: Hub, on_frame: OnFrame, *, before: Cal
     async with aclosing(reading) as batches:
         async for batch in batches:
             for frame in feed.take_batch(batch, before):
-                hub.publish(frame)
+                if (
+                    feed.is_warm and frame.kind != "backfill"
+                ):  # the past happens to waiting orders and is told to nobody
+                    hub.publish(frame)
                 on_frame(frame)
             hub.flush()

@@ -15,7 +15,9 @@ from producers.sandbox import order_views
 from producers.sandbox.admission import Admission, replacing_entry, replacing_request
 from producers.sandbox.feeds import Feed, Frame
 from producers.sandbox.journal import Journal
+from producers.sandbox.maintenance import beyond
 from producers.sandbox.refusals import OrderRefused
+from producers.sandbox.settle import Settlement, unsettled_rows
 from producers.sandbox.state import Entry, State, end_entry, order_entry
 from producers.sandbox.trading import Trading
 from streams.market.ledger import Ledger
@@ -45,6 +47,7 @@ class Exchange:
         fill_delay_s: float,
         cancel_delay_s: float,
         smp_default: str = "",
+        settlement: Settlement | None = None,
     ) -> None:
         self._journal = journal
         self._journal.lost = self._reopen
@@ -56,6 +59,9 @@ class Exchange:
         self._cancel_delay_s = cancel_delay_s
         self.state = State()
         self._trading = Trading(self.state, feed, record=self._record, publish=publish, now_ms=now_ms)
+        self._settlement = settlement
+        if settlement is not None:
+            settlement.attach(self.state, self._trading, self._record)
         self._admission = Admission(self.state, feed, self._trading.visible, now_ms)
         self._life = 0
         """Grows when the memory is read again: what was to come before then is void."""
@@ -85,7 +91,20 @@ class Exchange:
     # --- journal ----------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Read the journal and take up every order that was still open."""
+        """Read the journal and take up every order that was still open; a window that was on ended with the process."""
+        self._take_up()
+        if self.state.halted is not None:
+            last_e8 = dict(self.state.halted)
+            self._when_settled(lambda: self.resume(lambda orders: beyond(orders, last_e8.get)))
+
+    def _when_settled(self, work: Callable[[], None]) -> None:
+        """Now, or where the log's past is to happen first, behind it."""
+        if self._settlement is None or not self._settlement.is_on:
+            work()
+        else:
+            self._settlement.afterwards = work
+
+    def _take_up(self) -> None:
         self._life += 1
         self.state.reset()
         self._trading.forget()
@@ -93,12 +112,18 @@ class Exchange:
             order = self.state.apply(entry)
             if order is not None:
                 self._trading.queues.replay(order, entry)
+        settled = set() if self._settlement is None else self._settlement.begin()
+        asked_ms = self.state.asked_ms
         for order in self.state.waiting.values():
-            if order.uuid in self.state.resting[order.market]:
-                self._trading.queue(order)
-            self._soon(self._fill_delay_s, self._match, order.uuid)
+            if order.market not in settled:
+                if order.uuid in self.state.resting[order.market]:
+                    self._trading.queue(order)
+                self._soon(self._fill_delay_s, self._match, order.uuid)
+            elif order.uuid not in self.state.resting[order.market]:
+                self._soon(self._fill_delay_s, self._match, order.uuid, asked_ms.get((order.uuid, False), 0))
             if order.is_cancelling:
-                self._soon(self._cancel_delay_s, self._end_cancelled, order.uuid)
+                at_ms = asked_ms.get((order.uuid, True), 0) if order.market in settled else None
+                self._soon(self._cancel_delay_s, self._end_cancelled, order.uuid, at_ms)
 
     def close(self) -> None:
         """Let nothing more happen and let go of the journal."""
@@ -107,7 +132,7 @@ class Exchange:
 
     def _reopen(self) -> None:
         logger.error("the journal cannot be written; going back to what the disk has")
-        self.open()
+        self._take_up()
 
     def die_at_next_write(self, share: float) -> None:
         """Kill this process when it next writes its journal, after this share of the bytes (a fault)."""
@@ -120,6 +145,8 @@ class Exchange:
     def _record(self, entries: Sequence[Entry]) -> None:
         """Journal, apply, and tell the owners once it is stored; raises `OSError` where the disk refuses."""
         queues = self._trading.queues
+        if self._settlement is not None:
+            entries = self._settlement.marked(entries)
         self._journal.append(*(entry | queues.journalled(entry.get("u", "")) for entry in entries))
         for entry in entries:
             order = self.state.apply(entry)
@@ -128,14 +155,18 @@ class Exchange:
                 if entry["e"] == "order":
                     self._soon(self._fill_delay_s, self._match, order.uuid)
 
-    def _soon(self, delay_s: float, work: Callable[[str], None], order_uuid: str) -> None:
+    def _soon(self, delay_s: float, work: Callable[[str], None], order_uuid: str, at_ms: int | None = None) -> None:
+        """Have it done a moment from now, or after this time of a market whose past is read again."""
         life = self._life
 
         def due() -> None:
             if life == self._life:
                 work(order_uuid)
 
-        self._later(delay_s, due)
+        if at_ms is None or self._settlement is None:
+            self._later(delay_s, due)
+        else:
+            self._settlement.clock.at(at_ms + round(delay_s * 1000), due)
 
     def open_account(self, account: str, balances: Mapping[str, int]) -> None:
         """Make an account with deposits (currency -> atoms); again only deposits."""
@@ -258,16 +289,26 @@ class Exchange:
     def on_frame(self, frame: Frame) -> None:
         """Let resting orders see a new book or trade."""
         self._trading.on_frame(frame)
+        settlement = self._settlement
+        if settlement is not None and settlement.is_due(frame) and (mark := settlement.mark(frame.market)) is not None:
+            try:
+                self._record([mark])
+            except OSError:
+                logger.exception("the journal cannot be written; how far %s has come is kept later", frame.market)
 
-    def halt(self) -> None:
-        """Match nothing until `resume`."""
-        self._trading.is_halted = True
+    def halt(self, last_e8: Mapping[str, int] | None = None) -> None:
+        """Match nothing until `resume`, also over a restart; with the markets' last prices."""
+        try:
+            self._record([{"e": "halted", "p": dict(last_e8 or {})}])
+        except OSError:
+            logger.exception("the journal cannot be written; a restart would not know of the window")
+            self.state.halted = dict(last_e8 or {})
 
     def resume(self, left_behind: Callable[[Iterable[Order]], list[Order]]) -> None:
         """End at once those that it picks of all waiting orders, then match again."""
         try:
-            if entries := [end_entry(order, self.now_ms()) for order in left_behind(self.state.waiting.values())]:
-                self._record(entries)
+            ends = [end_entry(order, self.now_ms()) for order in left_behind(self.state.waiting.values())]
+            self._record([*ends, {"e": "resumed"}])
         except OSError:
             logger.exception("the journal cannot be written; matching begins later")
             self._later(_RETRY_SECONDS, partial(self.resume, left_behind))
@@ -304,6 +345,10 @@ class Exchange:
             {"account": account, "currency": currency, "balance": money(held.available), "locked": money(held.locked)}
             for (account, currency), held in self.ledger.holdings.items()
         ]
+
+    def unsettled(self) -> list[dict[str, Any]]:
+        """Stretches of market time in which orders waited and nothing was recorded."""
+        return unsettled_rows(self.state.holes)
 
     def fills(self) -> list[dict[str, Any]]:
         """Every fill, with time and name of the record it happened on and its order's bounds; money in atoms."""

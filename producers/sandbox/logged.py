@@ -1,7 +1,8 @@
 """Books and trades of the log as lines of a market: a run's topics as a recording, or the newest of them as they come.
 
 Called by the sandbox server; everything here blocks and runs in a thread of its own. `Logged` merges all partitions by
-the time of receipt, so that the same range gives the same order on every reading; `Tail` gives what is appended.
+the time of receipt, so that the same range gives the same order on every reading; `Tail` gives what is appended, in the
+order of the log (`in_order`), from where it is told to begin.
 """
 
 import heapq
@@ -15,10 +16,11 @@ import msgspec
 
 from infra.errors import BadSettings, LogUnavailable, ObservatorError, RecordsLost, Retry, TopicMissing
 from infra.log import Log, Reader, Record, Slot, slots_of
+from producers.sandbox.in_order import HOLD_S, InOrder
 from producers.sandbox.outside import Line
 from producers.sandbox.recording import Survey
 from streams.market.ticks import e8_of
-from streams.messages import Market, OrderBook, Trade
+from streams.messages import Heartbeat, Hole, Market, OrderBook, Trade
 from streams.topics import decode
 
 logger = logging.getLogger(__name__)
@@ -169,6 +171,25 @@ class _Merge:
 # --- the deployment's own topics, live ----------------------------------------------------------------------------
 
 
+def told_line_of(record: Record, prefix: str) -> Line | None:
+    """As `line_of`, and what a follower hears beside the stream: heartbeats, holes, and trades fetched after a hole."""
+    try:
+        message = decode(record.topic, record.value)
+    except msgspec.DecodeError:
+        return None
+    source = f"{prefix}{record.topic}/{record.partition}/{record.offset}"
+    if isinstance(message, OrderBook):
+        return Line(message.received_ns, b"", "orderbook", message.market, message.exchange_ms, message, source)
+    if isinstance(message, Trade):
+        kind = "trade" if message.origin == "stream" else "backfill"
+        return Line(message.received_ns, b"", kind, message.market, message.exchange_ms, message, source)
+    if isinstance(message, Heartbeat):
+        return Line(0, b"", "heartbeat", "", message.event_ms, message, source)
+    if isinstance(message, Hole):
+        return Line(0, b"", "hole", "", message.to_ms, message, source)
+    return None
+
+
 class Batch(NamedTuple):
     """What a reading gave."""
 
@@ -178,53 +199,91 @@ class Batch(NamedTuple):
     """Partition of `orderbooks` -> append time of its newest record, heartbeats included."""
     is_caught_up: bool
     """Whether everything that stood in the log at the start has been read."""
+    starts: Mapping[Slot, int] = {}
+    """Where reading began, in the first batch after it did."""
+    life: int = 0
+    """Grows with `Tail.restart`; what an earlier life has read is void."""
 
 
 class Tail:
     """Reads on for ever; sits out a log that is away, and looks for it at a new address."""
 
-    def __init__(self, open_log: OpenLog) -> None:
+    def __init__(self, open_log: OpenLog, *, hold_s: float = HOLD_S) -> None:
         self._open_log = open_log
+        self._hold_s = hold_s
         self._log: Log | None = None
         self._reader: Reader | None = None
         self._positions: dict[Slot, int] = {}
-        self._left: dict[Slot, int] = {}
+        self._ends: dict[Slot, int] = {}
+        self._left: set[Slot] = set()
+        self._order = InOrder((), hold_s)
+        self._paused: set[Slot] = set()
+        self._starts: dict[Slot, int] = {}
         self._heard_s = time.monotonic()
+        self._life = 0
+        self._wanted: tuple[int, Mapping[Slot, int]] = (0, {})
+
+    def restart(self, positions: Mapping[Slot, int]) -> int:
+        """Begin again at these offsets (elsewhere a little before the end), and give the new life's number.
+
+        It is called in another thread than `read`, which does it at its next call.
+        """
+        life = self._wanted[0] + 1
+        self._wanted = (life, dict(positions))
+        return life
+
+    @property
+    def late(self) -> int:
+        """Records that came too late to be passed on in their order."""
+        return self._order.late
 
     def read(self, timeout_s: float = 0.2) -> Batch:
         """What came, at most one batch; nothing while the log is away."""
+        if self._wanted[0] != self._life:
+            self.close()
+            self._life, self._positions = self._wanted[0], dict(self._wanted[1])
         try:
             if self._reader is None:
                 self._open()
             assert self._reader is not None
-            records = self._reader.read(_BATCH, timeout_s)
+            held_s = float("inf") if self._left else self._order.seconds_until_due(time.monotonic())
+            wait_s = min(timeout_s, held_s)
+            records = self._reader.read(_BATCH, wait_s)
         except (Retry, RecordsLost, TopicMissing) as error:
             logger.info("following the log: %s", error)
-            if isinstance(error, RecordsLost):
-                self._positions.clear()
             self.close()
             time.sleep(_RETRY_S)
-            return Batch([], [], {}, is_caught_up=False)
+            return Batch([], [], {}, is_caught_up=False, life=self._life)
+        batch = self._batch(records)
         self._note(records)
-        return self._batch(records)
+        return batch
 
     def _open(self) -> None:
         self._log = self._open_log()
-        bounds = self._log.bounds(slots_of(self._log, (*DATA_TOPICS, "markets")))
-        starts = {
-            slot: min(max(self._positions.get(slot, end - _LOOKBACK), first), end)
-            for slot, (first, end) in bounds.items()
-        }
+        slots = slots_of(self._log, (*DATA_TOPICS, "markets"))
+        bounds = self._log.bounds(slots)
+        starts = {slot: self._start(slot, *bounds[slot]) for slot in bounds}
         self._positions = starts
-        self._left = {slot: end for slot, (_, end) in bounds.items() if starts[slot] < end}
+        self._ends = {slot: end for slot, (_, end) in bounds.items()}
+        self._left = {slot for slot, (_, end) in bounds.items() if starts[slot] < end}
+        self._order = InOrder((slot for slot in starts if slot.topic in DATA_TOPICS), self._hold_s)
+        self._paused.clear()
+        self._starts = dict(starts)
         self._reader = self._log.reader(starts)
         self._heard_s = time.monotonic()
 
+    def _start(self, slot: Slot, first: int, end: int) -> int:
+        return min(max(self._positions.get(slot, end - _LOOKBACK), first), end)
+
     def _note(self, records: list[Record]) -> None:
+        """Where reading goes on: behind what was passed on, so that nothing that waits here is lost with the log."""
         assert self._reader is not None
-        for record in records:
-            self._positions[record.slot] = record.offset + 1
-        self._left = {slot: end for slot, end in self._left.items() if self._reader.position(slot) < end}
+        full = self._order.fuller_than(_BUFFER)
+        if new := full - self._paused:
+            self._reader.pause(new)
+        if done := self._paused - self._order.fuller_than(_BUFFER // 2):
+            self._reader.resume(done)
+        self._paused = (self._paused | full) - done
         now_s = time.monotonic()
         if records:
             self._heard_s = now_s
@@ -232,19 +291,29 @@ class Tail:
             self.close()
 
     def _batch(self, records: list[Record]) -> Batch:
+        assert self._reader is not None
         prefix = "" if self._log is None else self._log.prefix
-        lines: list[Line] = []
         markets: list[Market] = []
         appended_ms: dict[int, int] = {}
+        now_s = time.monotonic()
         for record in records:
             if record.topic == "markets":
                 markets += _markets_of(record)
+                self._positions[record.slot] = record.offset + 1
                 continue
-            if record.topic == "orderbooks":
-                appended_ms[record.partition] = record.append_ms
-            if (line := line_of(record, prefix)) is not None:
-                lines.append(line)
-        return Batch(lines, markets, appended_ms, is_caught_up=not self._left)
+            is_old = record.offset < self._ends[record.slot]
+            self._order.add(record, told_line_of(record, prefix), now_s, is_old=is_old)
+        self._left = {slot for slot in self._left if self._reader.position(slot) < self._ends[slot]}
+        due = self._order.due(self._left, now_s)
+        for append_ms, line in due:
+            topic, partition, offset = line.source.rsplit("/", 2)
+            slot = Slot(topic.removeprefix(prefix), int(partition))
+            self._positions[slot] = int(offset) + 1
+            if slot.topic == "orderbooks":  # not before it is passed on: a book that waits here vouches for nothing
+                appended_ms[slot.partition] = append_ms
+        starts, self._starts = self._starts, {}
+        is_caught_up = not self._left and not self._order.has_old
+        return Batch([line for _, line in due], markets, appended_ms, is_caught_up, starts, self._life)
 
     def close(self) -> None:
         """Let go of the log."""

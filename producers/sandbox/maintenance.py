@@ -4,15 +4,18 @@ Put together by the server; switched on as the fault `maintenance`.
 """
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from producers.sandbox.candles import Candles
-from producers.sandbox.exchange import Exchange
 from producers.sandbox.refusals import OrderRefused
 from producers.sandbox.socket_faults import SocketFaults
 from streams.market.matching import Order
+
+if TYPE_CHECKING:
+    from producers.sandbox.exchange import Exchange
 
 
 def offline(faults: SocketFaults) -> Middleware:
@@ -42,7 +45,7 @@ def beyond(orders: Iterable[Order], last_e8: Callable[[str], int | None]) -> lis
 class Maintenance:
     """What the exchange does in a window; `begin` and `end` are told by the faults."""
 
-    def __init__(self, exchange: Exchange, candles: Candles) -> None:
+    def __init__(self, exchange: "Exchange", candles: Candles) -> None:
         self._exchange = exchange
         self._candles = candles
         self._last_e8: dict[str, int] = {}
@@ -53,7 +56,7 @@ class Maintenance:
         markets = {order.market for order in self._exchange.state.waiting.values()}
         newest = {market: self._candles.last(market) for market in markets}
         self._last_e8 = {market: found[0].price_e8 for market, found in newest.items() if found is not None}
-        self._exchange.halt()
+        self._exchange.halt(self._last_e8)
 
     def end(self) -> None:
         """Cancel by those prices, before anything is matched again."""

@@ -78,5 +78,5 @@ def described(feed: Feed, configuration: Configuration) -> dict[str, Any]:
         return {"recording": {"frames": dict(feed.frames_by_kind), "skipped": dict(feed.skipped)}}
     if isinstance(feed, Follow):
         lags = {row.market: feed.lag_ms(row.market) for row in feed.markets()}
-        return {"follow": {"lag_ms": lags, "skipped": dict(feed.skipped)}}
+        return {"follow": {"lag_ms": lags, "skipped": dict(feed.skipped), "late": feed.tail.late}}
     return {}

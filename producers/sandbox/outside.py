@@ -17,7 +17,7 @@ from producers.sandbox.periods import DAY_MS
 from producers.sandbox.spelling import Speller
 from streams.market.matching import Level
 from streams.market.ticks import E8, e8_of, tick_e8
-from streams.messages import OrderBook, Trade
+from streams.messages import Heartbeat, Hole, OrderBook, Trade
 
 _KEPT_IDS = 64
 _LARGEST = 9e10
@@ -26,7 +26,7 @@ _LAST_MS = 253_402_300_800_000
 """Below this a time of the match has a date (before the year 10000)."""
 _NO_QUOTE = (0, 0, 0, 0)
 
-Body = dict[str, Any] | OrderBook | Trade | None
+Body = dict[str, Any] | OrderBook | Trade | Heartbeat | Hole | None
 
 
 class Line(NamedTuple):
@@ -140,7 +140,7 @@ class Outside:
             return None
         self._clock_ms = max(self._clock_ms, line.exchange_ms)
         trade: Print | None = None
-        if line.kind == "orderbook" and not isinstance(line.body, Trade):
+        if line.kind == "orderbook" and isinstance(line.body, dict | OrderBook):
             if isinstance(line.body, OrderBook) and not _is_sound(line.body):
                 self.skipped["unreadable book"] += 1
                 return None
@@ -148,7 +148,7 @@ class Outside:
             if line.market not in self._rows:
                 self._note_price(line)
         elif line.kind == "trade":
-            trade = _print_of(line)
+            trade = print_of(line)
             if trade is None or not self._is_new(line.market, trade):
                 self.skipped["unreadable trade" if trade is None else "repeated trade"] += 1
                 trade = None
@@ -269,7 +269,7 @@ def _arrays(side: Sequence[Level]) -> tuple[npt.NDArray[np.int64], npt.NDArray[n
     return found[0], found[1]
 
 
-def _print_of(line: Line) -> Print | None:
+def print_of(line: Line) -> Print | None:
     """The trade of a line; None where it cannot be read."""
     body = line.body
     if isinstance(body, Trade):

@@ -6,6 +6,7 @@ then the earlier one comes first. `bounds` are for every report, also after an o
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Any
 
 from producers.sandbox.feeds import BookView, Print
@@ -55,6 +56,25 @@ class Queues:
             filled = Bounds(*entry["b"])
             elsewhere = max(0, order.executed_lots - filled.estimate)  # by a user's order, with the line's own fill
             self._restored[order.uuid] = filled.plus(everywhere(elsewhere))
+
+    def kept(self, orders: Iterable[Order]) -> dict[str, Any]:
+        """The places of these orders, for the journal; `restore` reads them."""
+        return {
+            order.uuid: [list(field) if isinstance(field, Bounds) else field for field in astuple(place)]
+            for order in orders
+            if (place := self._places.get(order.uuid)) is not None
+        }
+
+    def restore(self, places: Mapping[str, Any]) -> None:
+        """Put orders where `kept` found them."""
+        for order_uuid, (wanted, placed_ms, book_ms, shown, ahead, traded, filled) in places.items():
+            self._places[order_uuid] = QueuePlace(
+                wanted, placed_ms, book_ms, shown, None if ahead is None else Bounds(*ahead), traded, Bounds(*filled)
+            )
+
+    def stands(self, order: Order) -> bool:
+        """Whether an order has a place."""
+        return order.uuid in self._places
 
     def on_trade(self, orders: Iterable[Order], trade: Print, event_ms: int) -> Reached:
         """Which of a market's resting orders a trade by others fills."""

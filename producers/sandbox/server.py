@@ -30,6 +30,7 @@ from producers.sandbox.drivers import wall_ms
 from producers.sandbox.exchange import Exchange
 from producers.sandbox.faults import Faults
 from producers.sandbox.feeds import Frame
+from producers.sandbox.follow import Follow
 from producers.sandbox.form_queries import form_as_query
 from producers.sandbox.front import HOSTS, Front, ProtocolFactory
 from producers.sandbox.history import past_of
@@ -43,6 +44,7 @@ from producers.sandbox.notices import Notices
 from producers.sandbox.private import PrivateSockets
 from producers.sandbox.quotation import Quotation
 from producers.sandbox.rest import Rest, errors, limited_by_address
+from producers.sandbox.settle import Settlement
 from producers.sandbox.tickers import Tickers
 from streams.market.ledger import ATOM_DIGITS
 
@@ -73,13 +75,14 @@ class Sandbox:
         self.exchange = Exchange(
             self.feed,
             self.journal,
-            now_ms=wall_ms,
+            now_ms=self.feed.now_ms if isinstance(self.feed, Follow) else wall_ms,
             later=self.clock.later,
             publish=self._publish,
             burn_refused_identifiers=configuration.burn_refused_identifiers,
             fill_delay_s=configuration.fill_delay_ms / 1000,
             cancel_delay_s=configuration.cancel_delay_ms / 1000,
             smp_default=configuration.smp_default,
+            settlement=Settlement(self.feed, self.clock) if isinstance(self.feed, Follow) else None,
         )
         self.keys = Keys(configuration.keys_path, configuration.secrets_path, self.exchange.accounts, wall_ms)
         self.rest = Rest(

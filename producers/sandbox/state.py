@@ -19,6 +19,8 @@ STORED = (
 
 Entry = dict[str, Any]
 
+_OF_MARKETS = frozenset({"at", "hole", "covered", "halted", "resumed"})
+
 
 def order_entry(order: Order) -> Entry:
     """A new order."""
@@ -58,13 +60,27 @@ class State:
         """Orders that stand in the book, by market and uuid, oldest first."""
         self.replacements: dict[str, Mapping[str, Any]] = {}
         """uuid of an order that is being cancelled -> what is to take its place."""
+        self.places: dict[str, Entry] = {}
+        """How far each followed market had come in the log, and who stood where, at its last entry (`settle`)."""
+        self.since: dict[str, list[tuple[Order, Fill]]] = {}
+        """Market -> what takers got of its book at that very entry."""
+        self.asked_ms: dict[tuple[str, bool], int] = {}
+        """(uuid, whether it is a cancel) -> the market's time at the request."""
+        self.halted: dict[str, int] | None = None
+        """In a maintenance window: the last price of each market before it."""
+        self.holes: list[Entry] = []
+        """Stretches of market time of which nothing is known while orders waited."""
 
     def reset(self) -> None:
         """Know nothing; everybody who holds a part of it sees that."""
         self.ledger.holdings.clear()
-        for part in (self.accounts, self.refused):
+        self.halted = None
+        for part in (self.accounts, self.refused, self.holes):
             part.clear()
-        for known in (self.orders, self.by_account, self.identifiers, self.waiting, self.resting, self.replacements):
+        for known in (
+            self.orders, self.by_account, self.identifiers, self.waiting, self.resting, self.replacements,
+            self.places, self.since, self.asked_ms,
+        ):  # fmt: skip
             known.clear()
 
     def apply(self, entry: Mapping[str, Any]) -> Order | None:
@@ -75,12 +91,27 @@ class State:
         elif kind == "deposit":
             self.ledger.deposit(entry["a"], entry["c"], entry["n"])
         elif kind == "order":
+            if "c" in entry:
+                self.asked_ms[entry["uuid"], False] = entry["c"]
             return self._add(Order(**{name: entry[name] for name in STORED}))
         elif kind == "refused":
             self._refuse(entry["a"], entry["i"], entry["n"], is_burned=entry["b"])
+        elif kind in _OF_MARKETS:
+            self._apply_to_market(kind, entry)
         else:
             return self._change(self.orders[entry["u"]], entry)
         return None
+
+    def _apply_to_market(self, kind: str, entry: Mapping[str, Any]) -> None:
+        if kind == "at":
+            self.places[entry["m"]], self.since[entry["m"]] = dict(entry), []
+        elif kind == "hole":
+            self.holes.append(dict(entry))
+        elif kind == "covered":
+            for hole in self.holes:
+                hole["k"] = hole.get("k") or (hole["m"], hole["f"], hole["t"]) == (entry["m"], entry["f"], entry["t"])
+        else:
+            self.halted = dict(entry["p"]) if kind == "halted" else None
 
     def _add(self, order: Order) -> Order:
         matching.place(self.ledger, order)
@@ -98,15 +129,17 @@ class State:
     def _change(self, order: Order, entry: Mapping[str, Any]) -> Order:
         kind = entry["e"]
         if kind == "fill":
-            matching.fill(self.ledger, order, Fill(*entry["f"]))
+            execution = Fill(*entry["f"])
+            matching.fill(self.ledger, order, execution)
+            self._note_taken(order, execution)
         elif kind == "prevented":
             matching.prevent(self.ledger, order, entry["n"], entry["q"])
         elif kind == "rest":
             self.resting[order.market][order.uuid] = order
         elif kind == "cancelling":
-            order.is_cancelling = True
+            self._note_cancel(order, entry)
         elif kind == "replacing":
-            order.is_cancelling = True
+            self._note_cancel(order, entry)
             self.replacements[order.uuid] = new = entry["o"]
             if new["identifier"]:
                 self.identifiers[order.account, new["identifier"]] = new["uuid"]
@@ -114,8 +147,25 @@ class State:
             self._end(order, entry["t"])
         return order
 
+    def _note_cancel(self, order: Order, entry: Mapping[str, Any]) -> None:
+        order.is_cancelling = True
+        if "c" in entry:
+            self.asked_ms[order.uuid, True] = entry["c"]
+
+    def _note_taken(self, order: Order, execution: Fill) -> None:
+        """Since the market's mark; what a taker got of another user's order it did not take from the book."""
+        taken = self.since.get(order.market)
+        if taken is None:
+            return
+        if not execution.is_maker:
+            taken.append((order, execution))
+        elif taken and (taken[-1][1].price_e8, taken[-1][1].lots) == (execution.price_e8, execution.lots):
+            taken.pop()
+
     def _end(self, order: Order, at_ms: int) -> None:
         matching.end(self.ledger, order, at_ms)
         del self.waiting[order.uuid]
         self.replacements.pop(order.uuid, None)
         self.resting[order.market].pop(order.uuid, None)
+        self.asked_ms.pop((order.uuid, False), None)
+        self.asked_ms.pop((order.uuid, True), None)

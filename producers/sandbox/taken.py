@@ -4,8 +4,8 @@ Called by `trading`. It stays taken, for that account, until the book shows anot
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from producers.sandbox.feeds import BookView
 from streams.market.matching import Level
@@ -29,6 +29,20 @@ class Taken:
     def forget(self) -> None:
         """Nobody has taken anything."""
         self._kept.clear()
+
+    def kept(self, market: str) -> dict[str, Any]:
+        """What accounts have taken in a market, for the journal; `restore` reads it."""
+        return {
+            account: [[is_ask, price, *part] for (is_ask, price), part in kept.items()]
+            for account, kept in self._kept.get(market, {}).items()
+        }
+
+    def restore(self, market: str, accounts: Mapping[str, Any]) -> None:
+        """Take it up again."""
+        self._kept[market] = {
+            account: {(is_ask, price): _Part(shown, taken) for is_ask, price, shown, taken in rows}
+            for account, rows in accounts.items()
+        }
 
     def see(self, market: str, book: BookView) -> None:
         """Forget what a new book shows otherwise."""

@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from producers.sandbox.feeds import BookView, Feed, Frame
 from producers.sandbox.queues import Queues
@@ -15,7 +16,7 @@ from producers.sandbox.state import Entry, State, end_entry, fill_entry, prevent
 from producers.sandbox.taken import Taken
 from streams.market import crossing, matching
 from streams.market.crossing import Offer, Step
-from streams.market.matching import Level, Order
+from streams.market.matching import Fill, Level, Order
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,11 @@ class Trading:
         self.queues = Queues(self._taken)
         self._early: defaultdict[str, list[str]] = defaultdict(list)
         """Orders whose turn came before their market showed its first book, or while it was halted, by market."""
-        self.is_halted = False
+
+    @property
+    def is_halted(self) -> bool:
         """Whether nothing is matched; see `resume`."""
+        return self._state.halted is not None
 
     def forget(self) -> None:
         """For the journal to be read anew: what it does not tell (levels taken, places in queues) may not have been."""
@@ -65,9 +69,25 @@ class Trading:
             return book
         return self._taken.visible(account, market, book)
 
+    def kept(self, market: str) -> dict[str, Any]:
+        """For the journal of a followed market: who stands where, and what was taken from its newest book."""
+        return {"q": self.queues.kept(self._state.resting[market].values()), "t": self._taken.kept(market)}
+
+    def restore(self, entry: Entry) -> None:
+        """Take up what `kept` gave, as the journal tells it."""
+        self.queues.restore(entry["q"])
+        self._taken.restore(entry["m"], entry["t"])
+
+    def take_again(self, market: str, taken: Iterable[tuple[Order, Fill]]) -> None:
+        """Remember what takers took from the newest book."""
+        book = self._feed.book(market)
+        for order, fill in taken if book is not None else ():
+            assert book is not None
+            level = Level(fill.price_e8, fill.lots)
+            self._taken.take(order.account, market, book, [level], is_ask=order.is_buy)
+
     def resume(self) -> None:
         """Match again, first the orders whose turn came meanwhile."""
-        self.is_halted = False
         for market in list(self._early):
             self._match_early(market)
 
@@ -129,7 +149,7 @@ class Trading:
         """Let waiting orders see a new book or trade: first those that rest, then those that waited for a book."""
         if self.is_halted:
             return
-        if frame.kind == "trade":
+        if frame.kind in {"trade", "backfill"}:
             self._reach(frame)
         elif frame.kind == "orderbook":
             if not self._feed.is_synthetic and (book := self._feed.book(frame.market)) is not None:
@@ -138,12 +158,14 @@ class Trading:
             self._match_early(frame.market)
 
     def _reach(self, frame: Frame) -> None:
-        orders = self._state.resting.get(frame.market)
+        orders: Iterable[Order] = self._state.resting.get(frame.market, {}).values()
+        if frame.kind == "backfill":  # it happened to those who waited then
+            orders = [order for order in orders if order.created_ms < frame.exchange_ms]
         if not orders:
             return
         entries: list[Entry] = []
         now_ms = self._now_ms()
-        for order, level in self._reached(frame, orders.values()):
+        for order, level in self._reached(frame, orders):
             entries.append(_fill(order, level, (frame.exchange_ms, frame.source), now_ms, is_maker=True))
             if level.lots == order.remaining_lots:
                 entries.append(end_entry(order, now_ms))

@@ -204,12 +204,9 @@ class Parser:
             bid_sizes.append(unit.bs)
             ask_sizes.append(unit.ask)
         if units and (bids[-1] == 0.0 or asks[-1] == 0.0):
-            _cut(bids, bid_sizes)
-            _cut(asks, ask_sizes)
-        _check_side(bids, "bid", is_descending=True)
-        _check_side(asks, "ask", is_descending=False)
-        if bids and asks and bids[0] >= asks[0]:
-            raise BadMessage(f"crossed book: best bid {bids[0]} is not below best ask {asks[0]}")
+            cut_padding(bids, bid_sizes)
+            cut_padding(asks, ask_sizes)
+        check_sides(bids, asks)
         return OrderBook(
             exchange=self._exchange,
             source=self._source,
@@ -243,11 +240,19 @@ class Parser:
         )
 
 
-def _cut(prices: list[float], sizes: list[float]) -> None:
+def cut_padding(prices: list[float], sizes: list[float]) -> None:
     """Take the padding off the far end of a side."""
     while prices and prices[-1] == 0.0:
         prices.pop()
         sizes.pop()
+
+
+def check_sides(bids: list[float], asks: list[float]) -> None:
+    """Raise `BadMessage` where a book's prices cannot be: out of order, not above zero, crossed."""
+    _check_side(bids, "bid", is_descending=True)
+    _check_side(asks, "ask", is_descending=False)
+    if bids and asks and bids[0] >= asks[0]:
+        raise BadMessage(f"crossed book: best bid {bids[0]} is not below best ask {asks[0]}")
 
 
 def _check_side(prices: list[float], name: str, *, is_descending: bool) -> None:

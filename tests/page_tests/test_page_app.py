@@ -3,7 +3,7 @@ import sqlite3
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import streamlit as st
@@ -11,6 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard.words import word
 from infra.tables import views as t
+from streams import messages as m
 
 if TYPE_CHECKING:
     from tests.page_tests.conftest import World
@@ -194,6 +195,27 @@ def test_before_the_account_and_the_feed_speak(world: "World", monkeypatch: pyte
     assert figure(test, "spread") == "- (-)"
     assert "freshness" not in texts(test)
     assert texts(test).count(">None<") >= 6
+
+
+def test_a_failed_nightly_check_stands_on_the_page_until_a_better_one(
+    world: "World", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(kind: Literal["checked", "check-failed"], hours: int) -> None:
+        at_ms = world.now_ms + hours * 3_600_000
+        event = m.FeedEvent(
+            exchange="", source="nightly", session=0, kind=kind, event_ms=at_ms, received_ns=at_ms * 1_000_000, text="x"
+        )
+        world.put("feed-events", event, "")
+        world.sync()
+
+    world.fill()
+    told("check-failed", 0)
+    told("checked", 1)
+    test = opened(world.settings_file, monkeypatch, lang="ko")
+    assert word("check_failed", "ko") in part(test, "venue")
+    told("checked", 24)
+    test.run()
+    assert word("check_failed", "ko") not in part(test, "venue")
 
 
 def test_a_halt_a_broken_ledger_and_real_money_stand_out(world: "World", monkeypatch: pytest.MonkeyPatch) -> None:
