@@ -32,6 +32,8 @@ from infra.store_s3 import S3Store
 
 Say = Callable[[dict[str, Any]], None]
 _ROUND_S = 0.02
+_QUIET_S = 4.0
+"""A reader of Kafka needs a moment for its first records."""
 _INSIDE = {"in_file": "fsync", "before_rename": "replace", "after_rename": "replace"}
 
 
@@ -79,12 +81,15 @@ def live(wanted: dict[str, Any], say: Say) -> None:
         except (Retry, StoreRefused) as error:
             say({"trouble": f"{type(error).__name__}: {error}"})
             time.sleep(_ROUND_S)
-    (_live_on if wanted["is_threaded"] else _live_once)(archive, troubles, say)
+    if wanted["is_threaded"]:
+        _live_on(archive, troubles, say)
+    else:
+        _live_once(archive, troubles, say, _QUIET_S if wanted.get("bootstrap") else 0.0)
 
 
-def _live_once(archive: Archive, troubles: Troubles, say: Say) -> None:
-    """One thread, so that the nth passage of a point is the same each time."""
-    while archive.step(0.0):
+def _live_once(archive: Archive, troubles: Troubles, say: Say, quiet_s: float) -> None:
+    """One thread, so that the nth passage of a point is the same each time; nothing for `quiet_s` is the log's end."""
+    while archive.step(quiet_s):
         archive.look()
         _turn(archive, say)
     _finish(archive, troubles, say)
