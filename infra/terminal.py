@@ -10,12 +10,17 @@ from contextlib import contextmanager
 from typing import NamedTuple, TextIO
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
+
+_WIDEST = 10_000
+_SENTENCE = 24
 
 
 class Section(NamedTuple):
@@ -68,10 +73,13 @@ class Screen:
             self.say(line)
 
     def show(self, sections: Sequence[Section]) -> None:
-        """Print tables that stay."""
+        """Print tables that stay; a line may be longer than the terminal's, a word or an amount is never broken."""
         for section in sections:
             self.say(section.title, "bold")
-            self.console.print(drawn(section._replace(title="")))
+            table = drawn(section._replace(title=""), is_whole=True)
+            needed = Measurement.get(self.console, self.console.options.update(max_width=_WIDEST), table).minimum
+            wide = Console(file=self.console.file, width=max(self.console.width, needed), highlight=False)
+            wide.print(table)
 
 
 class Phases:
@@ -128,8 +136,8 @@ class Phases:
             self._progress.stop()
 
 
-def drawn(section: Section) -> Table:
-    """A section as a table."""
+def drawn(section: Section, *, is_whole: bool = False) -> Table:
+    """A section as a table; with `is_whole` no word is broken, and sentences keep `_SENTENCE` cells."""
     table = Table(
         title=section.title or None,
         title_justify="left",
@@ -141,10 +149,24 @@ def drawn(section: Section) -> Table:
     width = max([len(section.header), *(len(row) for row in section.rows)], default=1)
     for number in range(width):
         name = section.header[number] if number < len(section.header) else ""
-        table.add_column(name, justify="left" if number == 0 else "right", overflow="fold", no_wrap=number == 0)
+        cells = [name, *(row[number] for row in section.rows if number < len(row))]
+        table.add_column(
+            name,
+            justify="left" if number == 0 else "right",
+            overflow="fold",
+            no_wrap=number == 0,
+            min_width=_least(cells, is_first=number == 0) if is_whole else None,
+        )
     for row in section.rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def _least(cells: Sequence[str], *, is_first: bool) -> int:
+    """How narrow a column may be: its longest word, and more for sentences."""
+    longest = max(map(cell_len, cells))
+    words = max((cell_len(word) for cell in cells for word in cell.split()), default=1)
+    return longest if is_first else max(words, min(longest, _SENTENCE))
 
 
 def columns(sections: Sequence[Section], width: int) -> RenderableType:

@@ -206,3 +206,17 @@ def test_a_terminal_draws_phases_and_panels(monkeypatch: pytest.MonkeyPatch) -> 
     assert "records" in stream.getvalue()
     assert "line" not in stream.getvalue()
     assert columns([section], 80) is not None
+
+
+def test_a_table_that_stays_breaks_no_amount_and_no_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    row = [
+        "KRW-BTC",
+        *(f"{number}1234567.89012345" for number in range(1, 7)),
+        "because of something that is long to say",
+    ]
+    stream = io.StringIO()
+    Screen(stream).show([Section("Amounts", [row], ["market", *(f"amount_{number}" for number in range(6)), "why"])])
+    found = stream.getvalue().split()
+    assert {cell for one in row for cell in one.split()} <= set(found)
+    assert {f"amount_{number}" for number in range(6)} <= set(found)
