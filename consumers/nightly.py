@@ -186,7 +186,8 @@ def _words(task: str, found: dict[str, Any], verdict: str, code: int) -> str:
         return "made" if code == 0 else "NOT made"
     figures: dict[str, float] = found.get("figures", {})
     compared = sum(int(value) for name, value in figures.items() if name.endswith(": compared"))
-    text = f"{verdict}, {compared:,} records compared"
+    left_out = sum(int(value) for name, value in figures.items() if name.endswith(": not covered"))
+    text = f"{verdict}, {compared:,} records compared" + (f", {left_out:,} not covered" if left_out else "")
     for first in found.get("differences", [])[:1]:
         place = first.get("place") or {}
         where = f" at {place['topic']}/{place['partition']}/{place['offset']}" if place else ""

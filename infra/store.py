@@ -179,14 +179,19 @@ def open_store(settings: Settings) -> Store:
 
 
 def folder_at(where: str) -> FolderStore:
-    """The folder that a person named."""
-    return FolderStore(Path(where).expanduser().absolute())
+    """The folder that a person named; raises `BadSettings` for a file."""
+    path = Path(where).expanduser().absolute()
+    if path.exists() and not path.is_dir():
+        raise BadSettings(f"{path} is a file: name a folder, or s3://bucket/folder.")
+    return FolderStore(path)
 
 
 def store_at(where: str, settings: Settings) -> Store:
-    """A folder, or `s3://bucket/folder` at the endpoint and with the key of the settings."""
+    """A folder, or `s3://bucket/folder` at the endpoint and with the key of the settings; raises `BadSettings`."""
     if not where.startswith("s3://"):
         return folder_at(where)
+    if not where.removeprefix("s3://").partition("/")[0]:
+        raise BadSettings(f"{where!r} names no bucket: write s3://bucket or s3://bucket/folder.")
     from infra.store_s3 import S3Store  # noqa: PLC0415 - heavy, and only buckets need it
 
     key, secret = key_of(settings.home)

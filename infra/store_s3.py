@@ -34,6 +34,7 @@ class S3Store:
     def __init__(self, url: str, endpoint: str, key: str, secret: Secret, region: str = "") -> None:
         self.url = url.rstrip("/")
         self._bucket, _, self._under = self.url.removeprefix("s3://").partition("/")
+        self._endpoint = endpoint
         self._files = s3fs.S3FileSystem(
             key=key,
             secret=secret.reveal(),
@@ -132,8 +133,16 @@ class S3Store:
         if code in _REFUSALS:
             return StoreRefused(f"{where}: refused ({code}). Look at the key in run/secrets/archive and its rights.")
         if code == "NoSuchBucket":
-            return StoreUnavailable(f"{where}: there is no bucket {self._bucket!r}")
-        return StoreUnavailable(f"{where}: {code or type(cause).__name__}")
+            return StoreUnavailable(
+                f"{where}: there is no bucket {self._bucket!r} (`archive.target`, `archive.endpoint`)"
+            )
+        if code:
+            return StoreUnavailable(f"{where}: {code}")
+        place = self._endpoint or "the endpoint of Amazon (`archive.endpoint` is empty)"
+        return StoreUnavailable(
+            f"{where}: {place} does not answer as S3 does ({type(cause).__name__}). Look at `archive.endpoint`, and"
+            " whether its server runs."
+        )
 
 
 class _Object(io.RawIOBase):

@@ -34,8 +34,8 @@ from infra.secrets_process import noted
 from infra.settings import Settings
 
 MARK = "RUN_FOLDER_OF_OBSERVATOR"
-LAST_TO_STOP = ("kafka", "sandbox")
-"""What the other processes still need while they end."""
+ARCHIVE_STOP_S = 14.0
+"""For the archive alone, which reads what the log still holds when all others have ended; in general it takes one."""
 _LONGEST_SOCKET = 90  # the kernel takes 108 bytes, of which supervisord uses some for a temporary name
 _GRACE_S = 4
 _RETRIES = 1_000_000
@@ -149,7 +149,8 @@ def up(settings: Settings, home: Path, *, declared: Path = procfile.PROCFILE, st
 def down(home: Path, timeout: float = 15.0) -> bool:
     """Stop everything in reverse order and leave no process behind; says whether anything ran.
 
-    Processes get SIGTERM, and SIGKILL when they have not ended after their share of `timeout`; Kafka comes last.
+    Processes get SIGTERM, and SIGKILL when they have not ended after their share of `timeout`. The archive comes when
+    all others have written their last records, with up to `ARCHIVE_STOP_S` more to keep them; Kafka comes last.
     """
     home = home.absolute()
     end = time.monotonic() + timeout
@@ -248,7 +249,7 @@ def configure(chosen: Sequence[Program], socket: str, start_s: float = 2) -> str
             priority=10 * (number + 1),
             startsecs=max(1, round(start_s)),
             retries=_RETRIES,
-            grace=_GRACE_S,
+            grace=round(ARCHIVE_STOP_S) if program.name == "archive" else _GRACE_S,
         )
     return text
 
@@ -337,13 +338,14 @@ def _wait_for_answer(home: Path, timeout: float) -> None:
 def _stop_in_order(home: Path, timeout: float) -> None:
     with _control(home) as control:
         names = [info["name"] for info in _in_order(home, control("getAllProcessInfo"))]
-        first = [name for name in reversed(names) if name not in LAST_TO_STOP]
-        last = [name for name in reversed(names) if name in LAST_TO_STOP]
-        for stage, share in ((first, 0.6), (last, 0.4)):
-            for name in stage:
+        others = [name for name in reversed(names) if name not in {"sandbox", "archive", "kafka"}]
+        stages = ((others, timeout * 0.6), (["sandbox"], timeout * 0.2), (["archive"], ARCHIVE_STOP_S))
+        for stage, share in (*stages, (["kafka"], timeout * 0.4)):
+            there = [name for name in stage if name in names]
+            for name in there:
                 with contextlib.suppress(Fault):  # it is not running
                     control("stopProcess", name, False)
-            _wait_until_stopped(control, stage, timeout * share)
+            _wait_until_stopped(control, there, share)
 
 
 def _in_order(home: Path, found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ import msgspec
 from infra.errors import RecordsLost, Stop
 from infra.log import Record, Slot
 from infra.store import Store
+from streams.archive_spans import Copy, beginning_of, copied, read_copy, slot_of, spans_of
 from streams.parts import DamagedPart, Footer, Part, read_footer, records_of, table_of
 
 MARK = "archive.json"
@@ -37,6 +38,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     made_ms: int
     by: str
+    ends: dict[str, int] = {}
+    """Of what never grows (an import): the next offset after the last, by `topic/partition`."""
 
 
 class Stretch(NamedTuple):
@@ -69,21 +72,30 @@ class ArchiveHistory:
         return self._parts
 
     def spans(self, topics: Iterable[str]) -> dict[Slot, tuple[int, int]]:
-        """What the archive keeps now, and what its complete days say that it has."""
+        """What the archive keeps now, and what it says that it has. Where a partition's first part is gone it begins
+        with what is missing, so that whoever reads from the beginning is told.
+        """
         wanted = set(topics)
         names = self.store.names()
         self._parts = _by_slot(names, self.store.url)
-        found = {
-            slot: (parts[0].first, 1 + max(part.last for part in parts))
-            for slot, parts in sorted(self._parts.items())
-            if slot.topic in wanted
-        }
+        copy = read_copy(self.store)
+        ranges = spans_of(names)
+        found: dict[Slot, tuple[int, int]] = {}
+        for slot, parts in self._parts.items():
+            low = parts[0].first if copy is not None else min(parts[0].first, beginning_of(ranges[slot]))
+            found[slot] = (low, 1 + max(part.last for part in parts))
+        for slot, first, end in self._told(names, copy):
+            low, high = found.get(slot, (first, end))
+            found[slot] = (min(low, first), max(high, end))
+        return {slot: found[slot] for slot in sorted(found) if slot.topic in wanted}
+
+    def _told(self, names: Iterable[str], copy: Copy | None) -> Iterator[tuple[Slot, int, int]]:
+        """What complete days, a copy and an import say that they have, whatever parts there are."""
         for name in filter(_DAY.fullmatch, names):
-            for slot, first, end in complete_spans(self.store.read(name), f"{self.store.url}/{name}"):
-                if slot.topic in wanted:
-                    low, high = found.get(slot, (first, end))
-                    found[slot] = (min(low, first), max(high, end))
-        return dict(sorted(found.items()))
+            yield from complete_spans(self.store.read(name), f"{self.store.url}/{name}")
+        if copy is not None:
+            yield from ((slot_of(place), first, last + 1) for _, place, first, last in copied(copy))
+        yield from ((slot_of(place), 0, end) for place, end in self.mark.ends.items())
 
     def read(self, slot: Slot, first: int, end: int) -> Iterator[Record]:
         """Records of one partition."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infra import procfile
+from infra import procfile, supervisor
 from infra.configuration import load
 from infra.servers import kafka
 
@@ -24,6 +24,12 @@ def test_every_process_runs_by_the_same_command() -> None:
         name: one["command"] for name, one in SERVICES.items() if one.get("command", [""])[:2] == kafka_command[:2]
     }
     assert found == declared
+
+
+def test_the_archive_stops_after_all_others() -> None:
+    ours = {program.name for program in procfile.read()} - {"kafka", "archive"}
+    assert {name for name, one in SERVICES.items() if "archive" in one.get("depends_on", ())} == ours
+    assert int(SERVICES["archive"]["stop_grace_period"].rstrip("s")) > supervisor.ARCHIVE_STOP_S
 
 
 def test_what_nothing_uses_yet_does_not_start_by_itself() -> None:

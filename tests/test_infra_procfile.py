@@ -14,6 +14,7 @@ def test_the_projects_own_starts_with_kafka_and_names_every_process() -> None:
     names = [program.name for program in programs(Settings())]
     assert names == [
         "kafka",
+        "archive",
         "sandbox",
         "feed",
         "streams",
@@ -21,7 +22,6 @@ def test_the_projects_own_starts_with_kafka_and_names_every_process() -> None:
         "trade",
         "execute",
         "views",
-        "archive",
         "nightly",
         "page",
         "api",

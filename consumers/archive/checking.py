@@ -4,22 +4,25 @@ Called by `observator archive verify` and by `verify archive`. It changes nothin
 every fault.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from consumers.archive import days
 from consumers.archive.copies import whole
-from consumers.archive.root import ROOT, Missing, Root, gaps_of, read_root, spans_of
-from infra.errors import Stop
-from infra.log import Log, Record, Slot
+from consumers.archive.opening import behind
+from consumers.archive.root import ROOT, Root, read_root
+from infra.errors import Stop, TopicMissing
+from infra.log import Log, Record, Slot, slots_of
 from infra.store import Store
+from streams.archive_spans import COPY, Copy, Missing, copied, gaps_of, read_copy, slot_of, spans_of, uncovered
 from streams.parts import DamagedPart, Digest, Footer, Part, records_of
 from streams.topics import TOPICS
 
 Progress = Callable[[int, int], None]
 _BATCH = 5_000
+_OPEN = "up to the newest part; a complete day or --log shows more"
 
 
 @dataclass(slots=True)
@@ -36,12 +39,41 @@ class Checked:
     faults: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     """Ranges that the archive itself says it lacks; no fault of what is there."""
+    copied_days: list[str] = field(default_factory=list)
+    """The days that a copy is of (`archive fetch`); empty for an archive that is none."""
+    is_end_known: bool = False
+    """Whether a last part that is gone would have been missed: by complete days, an import's counts, or the log."""
+    behind: dict[str, int] = field(default_factory=dict)
+    """Of the log's records those that are not archived yet, at most so many, by topic."""
+
+    def verdict(self) -> str:
+        """In words."""
+        if self.faults:
+            return f"{counted(len(self.faults), 'fault')}, nothing was changed"
+        if self.behind:
+            told = ", ".join(f"{topic} up to {counted(count, 'record')}" for topic, count in self.behind.items())
+            return f"no fault, but the log has records that are not archived yet: {told}"
+        whole_ = f"whole as a copy of {', '.join(self.copied_days)}" if self.copied_days else "whole"
+        return whole_ if self.is_end_known else f"{whole_} as far as it goes ({_OPEN})"
+
+
+def counted(count: int, what: str) -> str:
+    """1 part, 2 parts."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def check(
-    store: Store, *, day: str | None = None, log: Log | None = None, progress: Progress = lambda _done, _of: None
+    store: Store,
+    *,
+    day: str | None = None,
+    log: Log | None = None,
+    topics: Sequence[str] = (),
+    is_partial: bool = False,
+    progress: Progress = lambda _done, _of: None,
 ) -> Checked:
-    """Read everything, or what stands under one KST day; with `log` hold it against what the log still has."""
+    """Read everything, or what stands under one KST day; with `log` hold it against what the log still has, and count
+    what of `topics` is not archived yet. `is_partial`: parts that a bucket has may be gone from here.
+    """
     found = Checked()
     root = read_root(store)
     if root is None:
@@ -55,8 +87,19 @@ def check(
         progress(number, len(names))
         _check_file(store, root, name, footers, found)
         found.bytes += sizes[name]
-    _check_spans(list(sizes), day, found)
-    _check_days(store, root, names, footers, found)
+    copy = read_copy(store)
+    found.copied_days = sorted(copy.days) if copy is not None else []
+    _check_overlaps(list(sizes), day, found)
+    for told, first, last, where in _gaps(list(sizes), day, root, copy, is_partial=is_partial):
+        found.faults.append(f"{told} offsets {first} to {last}: no part holds them ({where})")
+    _check_days(store, root, names, footers, found, is_partial=is_partial)
+    seen = {one for name in footers if (one := days.day_of(name)) is not None}
+    found.is_end_known = bool(root.ends) or (bool(seen | set(found.days)) and seen <= set(found.days))
+    if log is not None and (day is None or not found.is_end_known):
+        ends = {slot: max(last for _, last, _ in spans) + 1 for slot, spans in spans_of(sizes).items()}
+        waits = behind(log, [topic for topic in topics if _is_there(log, topic)], ends)
+        found.behind = {topic: count for topic, (count, _) in waits.items() if count}
+        found.is_end_known = True
     if log is not None:
         bounds = log.bounds({Slot(one.topic, one.partition) for one in footers.values()})
         for name, footer in footers.items():
@@ -70,7 +113,7 @@ def _check_file(store: Store, root: Root, name: str, footers: dict[str, Footer],
     if part is None:
         if missing := Missing.of_name(name):
             found.missing.append(str(missing))
-        elif name != ROOT and not days.is_complete_name(name):
+        elif name not in (ROOT, COPY) and not days.is_complete_name(name):
             found.faults.append(f"{name}: no file of an archive; take it out")
         return
     try:
@@ -89,23 +132,54 @@ def _check_file(store: Store, root: Root, name: str, footers: dict[str, Footer],
     found.records += footer.count
 
 
-def _check_spans(names: list[str], day: str | None, found: Checked) -> None:
-    """Parts of a partition follow each other without a gap and without an overlap."""
+def _check_overlaps(names: list[str], day: str | None, found: Checked) -> None:
+    """No two parts of a partition hold the same offsets."""
     for slot, spans in spans_of(names).items():
-        told = f"{slot.topic}-{slot.partition}"
         end, before = -1, ""
         for first, last, name in spans:
             if first <= end and (day is None or day in (days.day_of(name), days.day_of(before))):
-                found.faults.append(f"{name}: overlaps {before} at {told} offsets {first} to {min(end, last)}")
+                told = f"{slot.topic}-{slot.partition} offsets {first} to {min(end, last)}"
+                found.faults.append(f"{name}: overlaps {before} at {told}")
             if last > end:
                 end, before = last, name
-        for first, last in gaps_of(spans):
-            after = next(name for begin, _, name in spans if begin == last + 1)
+
+
+def _gaps(
+    names: list[str], day: str | None, root: Root, copy: Copy | None, *, is_partial: bool
+) -> Iterator[tuple[str, int, int, str]]:
+    """What no part holds and nothing names missing: partition, first and last offset, and where that is. An archive
+    holds each partition from offset 0 on, a copy what its days had, an import all that it wrote.
+    """
+    spans = spans_of(names)
+    if copy is not None:
+        for own, place, first, last in copied(copy):
+            if day is None or own == day:
+                slot = slot_of(place)
+                for low, high in uncovered(spans.get(slot, ()), first, last):
+                    yield f"{slot.topic}-{slot.partition}", low, high, f"dt={own}"
+        return
+    for slot, found in spans.items():
+        for first, last in gaps_of(found, found[0][0] if is_partial else 0):
+            after = next(name for begin, _, name in found if begin == last + 1)
             if day is None or days.day_of(after) == day:
-                found.faults.append(f"{told} offsets {first} to {last}: no part holds them (before {after})")
+                yield f"{slot.topic}-{slot.partition}", first, last, f"before {after}"
+    for place, end in root.ends.items() if day is None else ():
+        slot = slot_of(place)
+        after_last = max((last for _, last, _ in spans.get(slot, ())), default=-1) + 1
+        if after_last < end:
+            yield f"{slot.topic}-{slot.partition}", after_last, end - 1, "at the end of what was imported"
 
 
-def _check_days(store: Store, root: Root, names: list[str], footers: Mapping[str, Footer], found: Checked) -> None:
+def _is_there(log: Log, topic: str) -> bool:
+    try:
+        return bool(slots_of(log, [topic]))
+    except TopicMissing:
+        return False
+
+
+def _check_days(
+    store: Store, root: Root, names: list[str], footers: Mapping[str, Footer], found: Checked, *, is_partial: bool
+) -> None:
     """A closed day says of itself what its parts say."""
     for name in names:
         day = days.day_of(name)
@@ -122,6 +196,8 @@ def _check_days(store: Store, root: Root, names: list[str], footers: Mapping[str
         except Stop as error:
             found.faults.append(f"{name}: {error}")
             continue
+        if is_partial and told is not None and days.lacks(told, names):
+            continue  # what is gone from here the bucket has
         if told is None or (told.run, told.slots) != (root.run, there):
             said = {} if told is None else told.slots
             other = [slot for slot in sorted(said.keys() | there.keys()) if said.get(slot) != there.get(slot)]

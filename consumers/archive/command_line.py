@@ -1,7 +1,7 @@
 """The verbs `observator archive ...`; `observator.py` mounts them. Heavy imports stay inside the verbs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,8 +49,9 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Read every part back: count, digest, gaps, overlaps, closed days; exit code 1 where anything is wrong."""
-    from consumers.archive.checking import check  # noqa: PLC0415 - help must answer at once
-    from infra.servers.broker import open_log  # noqa: PLC0415 - same
+    from consumers.archive.checking import check, counted  # noqa: PLC0415 - help must answer at once
+    from consumers.archive.process import wanted_topics  # noqa: PLC0415 - same
+    from infra.servers.broker import kept_log  # noqa: PLC0415 - same
     from infra.store import local_store, open_store, store_at  # noqa: PLC0415 - same
 
     if all_ and day is not None:
@@ -61,22 +62,27 @@ def verify(
         store = store_at(where, settings)
     else:
         store = local_store(settings) if local and is_bucket else open_store(settings)
-    with _progress("Reading", is_quiet=as_json) as progress:
-        if against_log:
-            with open_log(settings) as log:
-                found = check(store, day=_day(day), log=log, progress=progress)
-        else:
-            found = check(store, day=_day(day), progress=progress)
+    is_partial = local and is_bucket and where is None
+    with _progress("Reading", is_quiet=as_json) as progress, ExitStack() as stack:
+        log = stack.enter_context(kept_log(settings, to_people(is_json=True))) if against_log else None
+        found = check(
+            store, day=_day(day), log=log, topics=wanted_topics(settings.archive), is_partial=is_partial,
+            progress=progress,
+        )  # fmt: skip
     if as_json:
-        show_object({"archive": store.url, "passed": not found.faults, **asdict(found)}, is_json=True)
+        show_object(
+            {"archive": store.url, "passed": not found.faults, "verdict": found.verdict(), **asdict(found)},
+            is_json=True,
+        )
     else:
         for line in found.faults:
             typer.echo(f"FAULT {line}")
         for line in found.missing:
             typer.echo(f"lost to the archive, and said so by it: {line}")
         held = f", {found.held_against_the_log:,} of them the same in the log" if against_log else ""
-        told = "whole" if not found.faults else f"{len(found.faults)} faults, nothing was changed"
-        typer.echo(f"{store.url}: {found.parts:,} parts, {found.records:,} records{held}: {told}.")
+        read = f"{counted(found.parts, 'part')}, {counted(found.records, 'record')}{held}"
+        here = " (what is on this machine)" if is_partial else ""
+        typer.echo(f"{store.url}{here}: {read}: {found.verdict()}.")
     if found.faults:
         raise typer.Exit(1)
 
@@ -91,11 +97,11 @@ def fetch(
 ) -> None:
     """Copy days of the archive into a folder, each part checked; begun again, it goes on."""
     from consumers.archive.fetch import fetch as copy  # noqa: PLC0415 - help must answer at once
-    from infra.store import FolderStore, open_store  # noqa: PLC0415 - same
+    from infra.store import folder_at, open_store  # noqa: PLC0415 - same
 
     store = open_store(settings_of(context))
     with _progress("Fetching", is_quiet=as_json) as progress:
-        found = copy(store, [_day(one) or one for one in day], FolderStore(to.expanduser().absolute()), progress)
+        found = copy(store, [_day(one) or one for one in day], folder_at(str(to)), progress)
     show_object({"from": store.url, "to": str(to), **found._asdict()}, is_json=as_json)
     if not found.is_complete:
         to_people(is_json=as_json)("Not every day of these is closed yet: fetch again for the rest.")

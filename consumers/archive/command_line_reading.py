@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from infra.command_line import Json, Language, settings_of, show_object, show_table, to_people
-from infra.errors import BadSettings
+from infra.errors import BadSettings, Stop
 
 if TYPE_CHECKING:
     from consumers.archive.frames import Wanted
@@ -46,6 +46,8 @@ def holes(
         ledger = found_holes.ledger(
             history, *_between(day), stale_ms=stale_ms, grid_ms=settings.grid.grid_ms, progress=progress
         )
+    if not ledger.days:
+        raise Stop(f"{source} holds no market data{f' of {day}' if day else ''}: nothing is known of what is missing.")
     if picture is not None:
         picture.write_text(page(ledger, language), encoding="utf-8")
     if as_json:

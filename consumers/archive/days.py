@@ -12,10 +12,10 @@ from itertools import pairwise
 
 import msgspec
 
-from consumers.archive.root import gaps_of, spans_of
 from infra.errors import Stop
 from infra.log import Slot
 from infra.store import Store
+from streams.archive_spans import gaps_of, slot_of, spans_of, uncovered
 from streams.parts import Footer, Part, read_footer
 
 KST = timezone(timedelta(hours=9))
@@ -115,8 +115,7 @@ def _each_once(parts: list[Footer]) -> list[Footer]:
     if any(later.first <= one.last for one, later in pairwise(kept)):
         for one in sorted(parts, key=lambda one: (one.first - one.last, one.first)):  # the longest first
             others = [other for other in kept if other is not one and _meet(one, other)]
-            spans = [(one.first, one.first - 1, ""), *((max(o.first, one.first), o.last, "") for o in others)]
-            if max(last for _, last, _ in spans) >= one.last and not gaps_of(sorted(spans)):
+            if not uncovered(sorted((o.first, o.last, "") for o in others), one.first, one.last):
                 kept = [other for other in kept if other is not one]
     for one, later in pairwise(kept):
         if later.first <= one.last:
@@ -178,10 +177,7 @@ def lacks(complete: Complete, names: Iterable[str]) -> list[str]:
     spans = spans_of(names)
     found = []
     for place, told in complete.slots.items():
-        topic, _, partition = place.rpartition("/")
-        there = [one for one in spans.get(Slot(topic, int(partition)), []) if one[1] >= told.first]
-        edges = [(told.first, told.first - 1, ""), *there, (told.last + 1, told.last + 1, "")]
-        if any(first <= told.last for first, _ in gaps_of(sorted(edges))):
+        if uncovered(spans.get(slot_of(place), ()), told.first, told.last):
             found.append(place)
     return found
 

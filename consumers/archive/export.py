@@ -16,25 +16,33 @@ from typing import Any, TextIO
 import pyarrow as pa
 
 from consumers.archive.frames import MARKED, Wanted, batches, shown_columns, spans_of
-from infra.errors import BadSettings, DiskFull
+from infra.errors import BadSettings, DiskFull, Stop
 from streams.history import History
 
 _ROWS = 5_000
 
 
+class NothingThere(Stop):
+    """There is nothing of what was asked for."""
+
+
 def export_csv(history: History, wanted: Wanted, to: Path, progress: Callable[[float], None] = lambda _: None) -> int:
     """Write the rows into `to` and return their number; nothing under that name where anything fails.
 
-    Raises `BadSettings` where the folder is missing, `DiskFull`, and what reading the history raises.
+    Raises `BadSettings` where the folder is missing, `NothingThere` without a row, `DiskFull`, and what reading the
+    history raises.
     """
     if not to.parent.is_dir():
         raise BadSettings(f"There is no folder {to.parent}: make it, or name another file with --to.")
+    shown_columns(wanted)  # refuses what there is not
     aside = to.with_name(f".{to.name}.{os.getpid()}.unfinished")
     try:
         with aside.open("x", newline="", encoding="utf-8") as file:
             count = _write(history, wanted, file, progress)
             file.flush()
             os.fsync(file.fileno())
+        if not count:
+            raise NothingThere(f"There are no such rows of {wanted.topic}: {to} was not written.")
         aside.replace(to)
     except OSError as error:
         raise DiskFull(f"{to} cannot be written: {error.strerror or error}. Nothing was left there.") from error

@@ -6,16 +6,18 @@ Called by the process. What it finds wrong it says with names and offsets, and w
 import fcntl
 import logging
 import os
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from consumers.archive import days
-from consumers.archive.root import Missing, Root, gaps_of, make_root, read_root, spans_of, write_missing, write_root
+from consumers.archive.root import Root, make_root, read_root, write_missing, write_root
 from consumers.execute.crash import Reach, reach_nothing
 from infra.errors import AlreadyRunning, ObservatorError, Stop
 from infra.log import Log, Record, Slot, slots_of
 from infra.store import FolderStore, Store
+from streams.archive_spans import COPY, Missing, gaps_of, spans_of
 from streams.parts import DamagedPart, Part, read_footer, records_of
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ _READ_S = 0.5
 
 
 class Gap(NamedTuple):
-    """Offsets between two parts that are in neither, and that the log still has."""
+    """Offsets before a part or between two that are in none, and that the log still has."""
 
     slot: Slot
     first: int
@@ -67,6 +69,10 @@ def open_archive(
     spans = spans_of(source.names())
     if root is not None:
         _check_root(root, source, log)
+        if source.size(COPY) is not None:
+            raise Stop(
+                f"{source.url} is a copy of some days (archive fetch): no log is written into it. Name another folder."
+            )
         _check_same_log(log, source, root.run, {slot: spans[slot] for slot in slots if slot in spans}, bounds)
     local.sweep()
     if root is None:
@@ -76,11 +82,9 @@ def open_archive(
         reach("after_root")
     elif source is not local:
         _adopt(local, source, root, reach)
-    starts = {slot: max((last + 1 for _, last, _ in spans.get(slot, ())), default=-1) for slot in slots}
+    starts = {slot: max((last + 1 for _, last, _ in spans.get(slot, ())), default=0) for slot in slots}
     for slot, (first, _) in bounds.items():
-        if starts[slot] < 0:
-            starts[slot] = first
-        elif starts[slot] < first:
+        if starts[slot] < first:
             _tell_missing(local, root, Missing(slot, starts[slot], first - 1), now_ms, reach)
             starts[slot] = first
     return Opened(root, starts, _gaps(local, remote, root, spans, bounds, now_ms, reach))
@@ -194,6 +198,22 @@ def first_records(log: Log, starts: Mapping[Slot, int], bounds: Mapping[Slot, tu
     return found
 
 
+def behind(log: Log, topics: Sequence[str], ends: Mapping[Slot, int]) -> dict[str, tuple[int, float]]:
+    """Offsets that are not archived, and the age in seconds of the oldest record among them, by topic."""
+    bounds = log.bounds(slots_of(log, topics))
+    starts = {slot: max(ends.get(slot, 0), first) for slot, (first, _) in bounds.items()}
+    oldest = first_records(log, starts, bounds)
+    now_ms = time.time() * 1000
+    found: dict[str, tuple[int, float]] = {}
+    for slot, start in starts.items():
+        count, age_s = found.get(slot.topic, (0, 0.0))
+        if slot in oldest:
+            count += bounds[slot][1] - start
+            age_s = max(age_s, round(max(0.0, now_ms - oldest[slot].append_ms) / 1000, 1))
+        found[slot.topic] = (count, age_s)
+    return found
+
+
 def _gaps(
     local: FolderStore,
     remote: Callable[[], Store] | None,
@@ -203,12 +223,12 @@ def _gaps(
     now_ms: int,
     reach: Reach,
 ) -> list[Gap]:
-    """What somebody took out of the middle: what the log has of it is written again, the rest is named missing."""
+    """What somebody took out: what the log has of it is written again, the rest is named missing."""
     if remote is not None and any(gaps_of(found) for found in spans.values()):
         try:
             there = remote().names()
         except ObservatorError as error:
-            logger.warning("whether parts are missing in the middle is not known: %s", error)
+            logger.warning("whether parts are missing is not known: %s", error)
             return []
         spans = spans_of([*local.names(), *there])
     found: list[Gap] = []

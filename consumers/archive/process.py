@@ -18,7 +18,7 @@ from consumers.archive import days
 from consumers.archive.opening import Gap, Opened, hold, open_archive
 from consumers.archive.retention import Keeper
 from consumers.archive.room import Room, Troubles
-from consumers.archive.root import Missing, write_missing
+from consumers.archive.root import write_missing
 from consumers.archive.writer import HELD_BYTES, Limits, PartWriter, Written
 from consumers.execute.crash import Reach, reach_nothing
 from consumers.trade.inputs import behind
@@ -27,6 +27,7 @@ from infra.log import Log, Reader, Record, Slot
 from infra.settings import ArchiveSettings, Settings
 from infra.store import FolderStore, Store, StoreFull, StoreRefused, StoreUnavailable, folder_at, local_store, store_at
 from infra.watchdog import Watchdog
+from streams.archive_spans import Missing
 from streams.topics import DAY_MS, TOPICS
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ _BATCH = 5_000
 _READ_S = 0.2
 _LOOK_S = 5.0
 _RETRY_S = 2.0
+_FINISH_S = 8.0
+"""How long it reads on when it is told to stop; the supervisor waits longer (`infra.supervisor.ARCHIVE_STOP_S`)."""
 _STUCK_S = 60.0
 """A disk may hold a write for long; the log keeps what waits meanwhile."""
 _SKEW_MS = 60_000
@@ -149,6 +152,22 @@ class Archive:
             self.keeper.passed_ms = passed
         return passed
 
+    def finish(self, within_s: float = _FINISH_S) -> None:
+        """Read on to where the log ends now, for at most so long, and write everything; say where that is not all."""
+        end_s = time.monotonic() + within_s
+        unread = -1
+        try:
+            ends = {slot: end for slot, (_, end) in self._log.bounds(self.opened.starts).items()}
+            while unread := sum(max(0, end - self._reader.position(slot)) for slot, end in ends.items()):
+                if time.monotonic() > end_s:
+                    break
+                self.step()
+        except Retry as error:
+            logger.warning("the log does not answer while the archive ends: %s", error)
+        if not self.write(is_all=True) or unread:
+            what = "records" if unread < 0 else f"{unread} offsets and what could not be written"
+            logger.warning("%s may be in the log alone: the next start of the archive goes on there", what)
+
     def behind(self) -> str | None:
         """What could be read but is not; nothing is while a full disk makes reading wait."""
         if self.writer.held_bytes > 2 * HELD_BYTES:
@@ -255,7 +274,7 @@ def _keep(archive: Archive, state: Path, stop: threading.Event) -> None:
                 archive.look()
                 _write_state(state, archive.state())
                 looked_s = time.monotonic()
-        archive.write(is_all=True)
+        archive.finish()
     finally:
         watchdog.stop()
 

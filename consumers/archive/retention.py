@@ -15,10 +15,11 @@ import msgspec
 from consumers.archive import days
 from consumers.archive.copies import check_replaces, check_whole, content, said_of
 from consumers.archive.room import Room, Troubles
-from consumers.archive.root import ROOT, Root, check_run, claim, read_root, spans_of
+from consumers.archive.root import ROOT, Root, check_run, claim, read_root
 from consumers.execute.crash import Reach, reach_nothing
 from infra.errors import ObservatorError, Stop
 from infra.store import FolderStore, Store, StoreFull, StoreRefused
+from streams.archive_spans import spans_of
 from streams.parts import Part
 
 logger = logging.getLogger(__name__)

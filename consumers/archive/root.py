@@ -3,52 +3,21 @@
 Called by the process, by its verbs and by `days`. It never changes what is written: `archive.json` is written once.
 """
 
-import re
 import uuid
-from collections import defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
 
 import msgspec
 
 from infra.errors import Stop
-from infra.log import Slot
 from infra.manifest import project_version
 from infra.store import Store, StoreUnavailable
+from streams.archive_spans import Missing
 from streams.archived import FORMAT, MARK
 from streams.archived import Mark as Root
-from streams.parts import Part
 
 ROOT = MARK
 _CLAIMS = "claims"
 """Folder of the files by which runs say that they begin in a bucket; each is there for a moment."""
-__all__ = [
-    "ROOT", "Missing", "Root", "check_run", "claim", "gaps_of", "make_root", "read_root", "spans_of", "write_missing",
-    "write_root",
-]  # fmt: skip
-_MISSING = re.compile(r"missing/([a-z0-9][a-z0-9-]*)/p(\d{1,6})-(\d{1,19})-(\d{1,19})\.json")
-
-
-class Missing(NamedTuple):
-    """Offsets that the log had deleted before the archive had read them."""
-
-    slot: Slot
-    first: int
-    last: int
-
-    @property
-    def name(self) -> str:
-        """The file that says so."""
-        return f"missing/{self.slot.topic}/p{self.slot.partition}-{self.first}-{self.last}.json"
-
-    @classmethod
-    def of_name(cls, text: str) -> "Missing | None":
-        """The range that a name stands for; None for any other name."""
-        found = _MISSING.fullmatch(text)
-        return cls(Slot(found[1], int(found[2])), int(found[3]), int(found[4])) if found else None
-
-    def __str__(self) -> str:
-        return f"{self.slot.topic}-{self.slot.partition} offsets {self.first} to {self.last}"
+__all__ = ["ROOT", "Root", "check_run", "claim", "make_root", "read_root", "write_missing", "write_root"]
 
 
 def read_root(store: Store) -> Root | None:
@@ -116,24 +85,3 @@ def write_missing(store: Store, run: str, missing: Missing, found_ms: int) -> No
         "found_ms": found_ms, "reason": "the log had deleted them before they were read",
     }  # fmt: skip
     store.write(missing.name, msgspec.json.encode(told))
-
-
-def spans_of(names: Iterable[str]) -> dict[Slot, list[tuple[int, int, str]]]:
-    """First and last offset of every part and every named missing range, per partition, in order of offsets."""
-    found: dict[Slot, list[tuple[int, int, str]]] = defaultdict(list)
-    for name in names:
-        one = Part.of_name(name) or Missing.of_name(name)
-        if one is not None:
-            found[one.slot].append((one.first, one.last, name))
-    return {slot: sorted(spans) for slot, spans in sorted(found.items())}
-
-
-def gaps_of(spans: list[tuple[int, int, str]]) -> list[tuple[int, int]]:
-    """First and last offset of what lies between the spans of a partition and in none of them."""
-    found: list[tuple[int, int]] = []
-    end = spans[0][0] if spans else 0
-    for first, last, _ in spans:
-        if first > end:
-            found.append((end, first - 1))
-        end = max(end, last + 1)
-    return found

@@ -5,7 +5,6 @@ It reads names and sizes, the log's ends and the process's own state file; it ch
 
 import json
 import os
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,13 +13,14 @@ from typing import Any
 import psutil
 
 from consumers.archive import days
-from consumers.archive.opening import first_records
+from consumers.archive.opening import behind
 from consumers.archive.process import STATE, wanted_topics
-from consumers.archive.root import Missing, read_root, spans_of
+from consumers.archive.root import read_root
 from infra.errors import ObservatorError
-from infra.log import Log, Slot, slots_of
+from infra.log import Log
 from infra.settings import Settings
 from infra.store import Store, local_store, open_store
+from streams.archive_spans import Missing, spans_of
 from streams.parts import DamagedPart, Part, read_footer
 
 _SAMPLE = 20
@@ -65,12 +65,16 @@ def status(settings: Settings, log: Log | None) -> dict[str, Any]:
 
 def _rows(settings: Settings, log: Log | None, local: Store, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
     spans = spans_of(sizes)
-    behind = _behind(settings, log, {slot: found[-1][1] + 1 for slot, found in spans.items()}) if log else {}
+    waiting = (
+        behind(log, wanted_topics(settings.archive), {slot: found[-1][1] + 1 for slot, found in spans.items()})
+        if log
+        else {}
+    )
     rows = []
     for topic in wanted_topics(settings.archive):
         found = {slot: spans[slot] for slot in spans if slot.topic == topic}
         names = [name for one in found.values() for *_, name in one if Part.of_name(name)]
-        waits, seconds = behind.get(topic, (None, None))
+        waits, seconds = waiting.get(topic, (None, None))
         rows.append({
             "topic": topic,
             "partitions": len(found),
@@ -92,22 +96,6 @@ def _bytes_per_record(local: Store, names: list[str], sizes: Mapping[str, int]) 
             count += read_footer(file, name).count
             size += sizes[name]
     return round(size / count, 1) if count else None
-
-
-def _behind(settings: Settings, log: Log, ends: Mapping[Slot, int]) -> dict[str, tuple[int, float]]:
-    """Offsets that are not archived, and the age in seconds of the oldest record among them, by topic."""
-    bounds = log.bounds(slots_of(log, wanted_topics(settings.archive)))
-    starts = {slot: max(ends.get(slot, 0), first) for slot, (first, _) in bounds.items()}
-    oldest = first_records(log, starts, bounds)
-    now_ms = time.time() * 1000
-    found: dict[str, tuple[int, float]] = {}
-    for slot, start in starts.items():
-        count, age_s = found.get(slot.topic, (0, 0.0))
-        if slot in oldest:
-            count += bounds[slot][1] - start
-            age_s = max(age_s, round(max(0.0, now_ms - oldest[slot].append_ms) / 1000, 1))
-        found[slot.topic] = (count, age_s)
-    return found
 
 
 def _state(home: Path) -> dict[str, Any]:
@@ -134,7 +122,7 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
         waits = f"; {state.get('waiting_files', 0)} files wait" if found["is_running"] else ""
         lines.append(f"Bucket: {found['files_in_bucket']} files, {found['bytes_in_bucket'] / 1e9:.3f} GB{waits}")
     if found["bucket_trouble"]:
-        lines.append(f"The bucket does not answer: {found['bucket_trouble']}")
+        lines.append(f"! What the bucket holds is not known: {found['bucket_trouble']}")
     lines += [f"Lost to the archive: {one}" for one in found["missing"]]
     lines += [f"The log's clock went back in {name}" for name in state.get("went_back", [])]
     lines += [f"! {text}" for text in state.get("troubles", {}).values()]

@@ -6,11 +6,10 @@ parity cannot see it; this looks at the records themselves. Reads the raw topics
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from infra.errors import ObservatorError
 from infra.log import Record
 from streams.history import History, spans_between
 from streams.messages import Heartbeat, Hole, OrderBook, RunManifest, Trade
@@ -31,15 +30,20 @@ class _Pace:
     append_ms: int
 
 
-def clock_rows(history: History, from_ms: int, to_ms: int) -> list[dict[str, Any]]:
-    """One row per topic, source and kind of error: how many records, and the first of them with its coordinates."""
-    try:
-        found = _Clocks(_speed(history, to_ms))
-        for slot, span in sorted(spans_between(history, TOPICS, from_ms, to_ms).items()):
-            found.look(history.read(slot, *span))
-    except ObservatorError:
-        return []  # the range and the reason stand among the day's problems
-    return [found.rows[key] for key in sorted(found.rows)]
+class Clocks(NamedTuple):
+    """What was found, one row per topic, source and kind of error: how many records, and where the first stands."""
+
+    rows: list[dict[str, Any]]
+    records: int
+    """How many records of market data were looked at."""
+
+
+def clocks_of(history: History, from_ms: int, to_ms: int) -> Clocks:
+    """Look at the clocks of a stretch; raises as reading does."""
+    found = _Clocks(_speed(history, to_ms))
+    for slot, span in sorted(spans_between(history, TOPICS, from_ms, to_ms).items()):
+        found.look(history.read(slot, *span))
+    return Clocks([found.rows[key] for key in sorted(found.rows)], found.records)
 
 
 def _speed(history: History, to_ms: int) -> float:
@@ -61,12 +65,14 @@ class _Clocks:
     def __init__(self, speed: float) -> None:
         self._speed = speed
         self.rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.records = 0
 
     def look(self, records: Iterable[Record]) -> None:
         """Take the records of one partition."""
         paces: dict[str, _Pace] = {}
         before_ms = 0
         for record in records:
+            self.records += 1
             if record.append_ms < before_ms:
                 self._name(record, "", BACK, before_ms - record.append_ms)
             before_ms = max(before_ms, record.append_ms)

@@ -27,17 +27,19 @@ def report(
     """Hold a day's trades against what its replay says, with the difference in money split into its causes."""
     from consumers.report import orders  # noqa: PLC0415 - help must answer at once
     from consumers.report.page import page  # noqa: PLC0415 - same
-    from consumers.verify.session import day_before  # noqa: PLC0415 - same
+    from consumers.verify.session import day_before, day_ms  # noqa: PLC0415 - same
+    from consumers.verify.session_source import kept_in  # noqa: PLC0415 - same
     from infra.memory_log import wall_ms  # noqa: PLC0415 - same
     from streams.history import open_history  # noqa: PLC0415 - same
 
     settings = settings_of(context)
     chosen = day or day_before(wall_ms())
+    day_ms(chosen)  # no broker is started for what is no day
     tell = to_people(is_json=True)
     tell(f"Reading and replaying {chosen} ...")
     with open_history(settings, source, tell) as history:
         found = orders.report(history, settings, chosen)
-    keep(settings.home / "reports" / f"report-{chosen}.json", text_of(found))
+    keep(kept_in(settings.home, "report", chosen, found["source"]), text_of(found))
     if html is not None:
         keep(html, page(found))
         tell(f"The page stands in {html}.")
@@ -45,6 +47,8 @@ def report(
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
         show(found)
+    if found["verdict"] == "no" or found["problems"]:
+        raise typer.Exit(1)
 
 
 def text_of(found: Mapping[str, Any]) -> str:
@@ -66,10 +70,12 @@ def keep(file: Path, text: str) -> None:
 def show(found: Mapping[str, Any]) -> None:
     """For people at a terminal."""
     typer.echo(f"Live equals replay: {found['verdict']}. {found['reason']}".strip())
+    typer.echo(f"Read from: {found['source']}")
     for quote, amount in found["money"].items():
         typer.echo(f"Money of the day: {amount} {quote}")
-    show_table(f"Difference from the replay, {found['day']}", found["difference"], is_json=False)
-    show_table("By account, strategy and market", found["by_ledger"], is_json=False)
+    if found["difference"]:
+        show_table(f"Difference from the replay, {found['day']}", found["difference"], is_json=False)
+        show_table("By account, strategy and market", found["by_ledger"], is_json=False)
     for row in found["clock"]:
         typer.echo(f"A clock is wrong: {row['records']} records {row['kind']}, the first is {row['first']}.")
     for text in found["problems"]:

@@ -67,9 +67,22 @@ class Day:
     foreign: list[m.OrderFilled] = field(default_factory=list)
     """Fills of the day whose order was decided on another day, or by a person."""
     records: int = 0
+    market_records: int = 0
+    """Books, trades and heartbeats of the day; counted by `consumers.report.orders`."""
+    is_replayed: bool = False
+    """Whether there were inputs of trade, and they were folded again."""
     problems: list[str] = field(default_factory=list)
     not_replayed: str = ""
     """Why the day's decisions cannot be replayed; empty: they were."""
+
+    @property
+    def is_traded(self) -> bool:
+        """Whether there was an order or a fill."""
+        return bool(self.orders or self.foreign)
+
+    def in_time(self) -> list[Traced]:
+        """The orders by the time of their decision."""
+        return sorted(self.orders.values(), key=lambda one: (one.intent.event_ms, one.intent_id))
 
     def fee_percent(self, account: str, at_ms: int) -> Decimal | None:
         """The fee by which the account's entries were judged then."""
@@ -85,6 +98,8 @@ def read_day(history: History, settings: Settings, day: str) -> Day:
     reader.decisions()
     _replay(history, settings, found, from_ms, to_ms)
     reader.events()
+    if (found.orders or found.vetoes["recorded"].total()) and not (found.is_replayed or found.not_replayed):
+        found.not_replayed = "trade-inputs: the history holds none of this day"
     reader.causes()
     reader.books()
     return found
@@ -106,6 +121,7 @@ def _replay(history: History, settings: Settings, found: Day, from_ms: int, to_m
             spans = spans_between(history, ["trade-inputs"], begin, end) if begin < end else {}
             if spans:
                 run_decisions(history, spans, segment.conditions, take)
+                found.is_replayed = True
     except ObservatorError as error:
         found.not_replayed = str(error)
         for traced in found.orders.values():

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from consumers.report import orders
+from consumers.report import orders, verdict
 from consumers.report.command_line import keep, text_of
 from consumers.report.made_days import DAYS, MadeDays
 from consumers.report.page import page
@@ -40,7 +40,7 @@ def verified(made: MadeDays, seconds: int, markets: int) -> dict[str, object]:
         "clean day without alarm": _is_clean(days[DAYS[0]]),
         "changed code found by parity": days[DAYS[1]]["parity"]["verdict"] == "different",
         "changed code: first record named": _place_of_parity(days[DAYS[1]]) in planted["code"].places[:markets],
-        "changed code told by the report": days[DAYS[1]]["report"]["verdict"] == orders.NO,
+        "changed code told by the report": days[DAYS[1]]["report"]["verdict"] == verdict.NO,
         "wrong clock found by the report": bool(days[DAYS[2]]["report"]["clock"]),
         "wrong clock: first record named": _place_of_clock(days[DAYS[2]]) == planted["clock"].places[0],
         "no clock alarm without one": not any(days[day]["report"]["clock"] for day in DAYS[:2]),
@@ -70,7 +70,7 @@ def night(history: LogHistory, made: MadeDays, day: str) -> dict[str, Any]:
 
 
 def _is_clean(one: dict[str, Any]) -> bool:
-    return (one["parity"]["verdict"], one["report"]["verdict"]) == ("equal", orders.YES)
+    return (one["parity"]["verdict"], one["report"]["verdict"]) == ("equal", verdict.YES)
 
 
 def _place_of_parity(one: dict[str, Any]) -> str:

@@ -4,29 +4,26 @@ Called by `consumers.report.command_line` and `consumers.verify.nightly`. The fi
 whether live equals replay; a day without data says so and is never called equal.
 """
 
-import json
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from decimal import Decimal, localcontext
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from consumers.archive.holes import ledger
-from consumers.report.clock import clock_rows
+from consumers.report.clock import clocks_of
 from consumers.report.day import Day, Traced, read_day
 from consumers.report.market import Moment, expected_of
 from consumers.report.split import CAUSES, CONTEXT, NOTHING, Split, Traded, added, missed, split
+from consumers.report.verdict import is_different, read_parity, texts_of, verdict_of
 from consumers.verify.session import day_ms
+from consumers.verify.session_source import source_of
 from infra.errors import ObservatorError
 from infra.settings import Settings
 from streams import messages as m
 from streams.history import History
-
-YES, NO, NOT_COMPARABLE, NO_DATA = "yes", "no", "not comparable", "no data"
-_OF_PARITY = {"equal": YES, "different": NO, "no data": NO_DATA}
 
 
 class Order(NamedTuple):
@@ -40,28 +37,44 @@ class Order(NamedTuple):
 
 def report(history: History, settings: Settings, day: str) -> dict[str, Any]:
     """The report of a KST day; raises `BadSettings` where that is no day."""
-    found = read_day(history, settings, day)
-    orders = [order_of(one, found) for one in _in_time(found.orders.values())]
-    parity = read_parity(settings.home, day)
-    verdict, reason = verdict_of(found, orders, parity)
+    found, source = read_day(history, settings, day), source_of(history)
+    clocks = clocks_in(history, found)
+    holes = holes_of(history, settings, found)
+    orders = [order_of(one, found) for one in found.in_time()]
+    parity = read_parity(settings.home, day, source)
+    verdict, reasons = verdict_of(found, parity, source)
+    korean, english = texts_of(reasons)
     return {
         "day": day,
+        "source": source,
         "verdict": verdict,
-        "reason": reason,
+        "reason": english,
+        "reason_korean": korean,
         "money": {quote: _text(amount) for quote, amount in sorted(money_of(found).items())},
         "records": found.records,
+        "market_records": found.market_records,
         "difference": [{"quote": quote, **_told(one)} for quote, one in _sums(orders, lambda o: (_quote(o),))],
         "by_ledger": [_ledger_row(key, one) for key, one in _sums(orders, _ledger)],
         "orders": [row_of(one) for one in orders],
-        "first_difference": next((row_of(one) for one in orders if is_different(one, found)), None),
+        "first_difference": next((row_of(one) for one in orders if is_different(one.traced, found)), None),
         "vetoes": veto_rows(found),
         "other_fills": [fill_row(one) for one in found.foreign],
         "parity": parity,
-        "clock": clock_rows(history, *day_ms(day)),
-        "holes": holes_of(history, settings, found),
+        "clock": clocks,
+        "holes": holes,
         "problems": found.problems,
         "made_ms": time.time_ns() // 1_000_000,
     }
+
+
+def clocks_in(history: History, found: Day) -> list[dict[str, Any]]:
+    """The day's wrong clocks; counts its market data on the way."""
+    try:
+        rows, found.market_records = clocks_of(history, *day_ms(found.day))
+    except ObservatorError as error:
+        found.problems.append(f"clocks: {error}")
+        return []
+    return rows
 
 
 def holes_of(history: History, settings: Settings, found: Day) -> dict[str, Any]:
@@ -73,10 +86,6 @@ def holes_of(history: History, settings: Settings, found: Day) -> dict[str, Any]
         return {"days": [], "stretches": []}
     told: dict[str, Any] = msgspec.to_builtins(whole)
     return {name: [row for row in told[name] if row["day"] == found.day] for name in ("days", "stretches")}
-
-
-def _in_time(orders: Iterable[Traced]) -> list[Traced]:
-    return sorted(orders, key=lambda one: (one.intent.event_ms, one.intent_id))
 
 
 # --- one order ------------------------------------------------------------------------------------------------------
@@ -216,65 +225,3 @@ def _told(one: Split) -> dict[str, str]:
 
 def _text(amount: Decimal) -> str:
     return format(amount, "f")
-
-
-# --- live equals replay ---------------------------------------------------------------------------------------------
-
-
-def is_different(one: Order, found: Day) -> bool:
-    """Whether the replay decided otherwise than trade did."""
-    return not found.not_replayed and not one.traced.is_equal
-
-
-def verdict_of(found: Day, orders: Sequence[Order], parity: Mapping[str, Any] | None) -> tuple[str, str]:
-    """Whether live equals replay, and why not; `no` where one check says so, `yes` only where nothing is in doubt."""
-    if not found.records:
-        return NO_DATA, "the history holds no record of this day"
-    said = None if parity is None else _OF_PARITY.get(str(parity["verdict"]), NOT_COMPARABLE)
-    if reason := _difference(found, orders) or (
-        f"parity found a difference: {_first_of(parity)}" if said == NO else ""
-    ):
-        return NO, reason
-    if doubt := found.not_replayed or next(iter(found.problems), ""):
-        return NOT_COMPARABLE, doubt
-    if said is None:
-        return YES, "decisions only: parity of the day was not run"
-    return said, "" if said == YES or parity is None else f"parity says: {parity['verdict']}"
-
-
-def _difference(found: Day, orders: Sequence[Order]) -> str:
-    """What the replay decided otherwise, the first order by name."""
-    if found.not_replayed:
-        return ""
-    differing = [one.traced for one in orders if is_different(one, found)]
-    if differing:
-        first = differing[0]
-        return f"{len(differing)} of {len(orders)} orders differ, the first is {first.intent_id} {first.place}".strip()
-    return f"refusals differ: {reasons}" if (reasons := _vetoes_differ(found)) else ""
-
-
-def _vetoes_differ(found: Day) -> str:
-    then, again = found.vetoes["recorded"], found.vetoes["replayed"]
-    found_reasons: Counter[str] = Counter({name: again[name] - then[name] for name in {*then, *again}})
-    return ", ".join(f"{name} {count:+d}" for name, count in sorted(found_reasons.items()) if count)
-
-
-def _first_of(parity: Mapping[str, Any] | None) -> str:
-    differences = (parity or {}).get("differences") or [{}]
-    first = differences[0]
-    place = first.get("place") or {}
-    where = "/".join(str(place[name]) for name in ("topic", "partition", "offset") if name in place)
-    return f"{where} {first.get('kind', '')} {first.get('identity', '')}".strip() or "see its report"
-
-
-def read_parity(home: Path, day: str) -> dict[str, Any] | None:
-    """What the day's parity found, where it was run: verdict, problems, and the first differences."""
-    file = home / "reports" / f"parity-{day}.json"
-    if not file.is_file():
-        return None
-    try:
-        whole = json.loads(file.read_bytes())
-        names = ("verdict", "differences", "not_comparable", "problems")
-        return {name: whole[name] for name in names} | {"file": file.name}
-    except (ValueError, KeyError, TypeError) as error:
-        return {"verdict": "unreadable", "differences": [], "not_comparable": [], "problems": [f"{file.name}: {error}"]}

@@ -4,13 +4,13 @@ Called by `consumers.report.command_line`. Everything that comes from the log is
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from html import escape
 from typing import Any
 
 from consumers.report.split import CAUSES
-from consumers.report.words import both
+from consumers.report.verdict import line_of
+from consumers.report.words import both, time_of
 
 MOST_ORDERS = 2_000
 """More rows than this make a page that no browser likes; the JSON holds all of them."""
@@ -18,12 +18,15 @@ _AMOUNTS = ("expected", "traded", "total", *CAUSES)
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;margin:0 auto;max-width:1180px;padding:1rem;color:#1a1a1a;background:#fff}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin:2rem 0 .4rem}p{margin:.3rem 0}small{color:#555}
+p{overflow-wrap:anywhere}svg{max-width:100%;min-width:30rem;height:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}.wide{overflow-x:auto}
 th,td{padding:.25rem .5rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}
-.top{display:flex;gap:1rem;flex-wrap:wrap}.top div{flex:1;min-width:16rem;border:1px solid #ccc;padding:.8rem}
+.top{display:flex;gap:1rem;flex-wrap:wrap}.top div{flex:1;min-width:min(16rem,100%);box-sizing:border-box}
+.top div{overflow-wrap:anywhere;border:1px solid #ccc;padding:.8rem}
 .top b{display:block;font-size:1.7rem}.bad{color:#b00020}.good{color:#00662b}
-#english{position:absolute;opacity:0}label{float:right;border:1px solid #888;padding:.15rem .6rem;cursor:pointer}
+#english{position:absolute;opacity:0}label{margin-left:.5rem}
+label{float:right;border:1px solid #888;padding:.15rem .6rem;cursor:pointer}
 #english:focus+label{outline:2px solid #06c}
 #english:checked~main .ko,#english:checked~label .ko,.en{display:none}
 #english:checked~main .en,#english:checked~label .en{display:inline}
@@ -46,23 +49,34 @@ def page(report: Mapping[str, Any]) -> str:
 
 def _sections(report: Mapping[str, Any]) -> Iterable[str]:
     yield f"<h1>{_say('title', day=report['day'])}</h1>"
+    yield f"<p><small>{_say('read_from', source=report['source'])}</small></p>"
     yield _top(report)
-    if report["verdict"] == "no data":
+    if not report["records"] and not report["market_records"] and not report["problems"]:
         yield f"<p>{_say('empty')}</p>"
         return
-    yield _headed("difference", "difference_note")
-    yield _table(("quote", *_AMOUNTS), [[row["quote"], *_amounts(row)] for row in report["difference"]])
-    yield from map(_bars, report["difference"])
-    ledgers = [[*(row[name] for name in ("account", "strategy", "market")), *_amounts(row)]
-               for row in report["by_ledger"]]  # fmt: skip
-    yield _headed("by_ledger") + _table(("account", "strategy", "market", *_AMOUNTS), ledgers)
-    names = ("order", "time", "account", "market", "side", "purpose", "fills", *_AMOUNTS, "notes")
-    yield _headed("orders") + _table(names, [_order(row) for row in report["orders"][:MOST_ORDERS]])
-    vetoes = [[row["reason"], row["recorded"], row["replayed"]] for row in report["vetoes"]]
-    yield _headed("vetoes") + _table(("reason", "recorded", "replayed"), vetoes)
-    yield _clock(report["clock"]) + _holes(report["holes"]) + _parity(report["parity"]) + _others(report["other_fills"])
+    yield from _of_orders(report)
+    yield _clock(report["clock"], report["market_records"]) + _holes(report["holes"]) + _parity(report["parity"])
+    yield _others(report["other_fills"])
     if report["problems"]:
         yield _headed("problems") + "".join(f"<p>{escape(text)}</p>" for text in report["problems"])
+
+
+def _of_orders(report: Mapping[str, Any]) -> Iterable[str]:
+    """What there is of orders and refusals; nothing where there was none."""
+    if report["difference"]:
+        yield _headed("difference", "difference_note")
+        yield _table(("quote", *_AMOUNTS), [[row["quote"], *_amounts(row)] for row in report["difference"]])
+        yield from map(_bars, report["difference"])
+    ledgers = [[*(row[name] for name in ("account", "strategy", "market")), *_amounts(row)]
+               for row in report["by_ledger"]]  # fmt: skip
+    if ledgers:
+        yield _headed("by_ledger") + _table(("account", "strategy", "market", *_AMOUNTS), ledgers)
+    names = ("order", "time", "account", "market", "side", "purpose", "fills", *_AMOUNTS, "notes")
+    if report["orders"]:
+        yield _headed("orders") + _table(names, [_order(row) for row in report["orders"][:MOST_ORDERS]])
+    vetoes = [[row["reason"], row["recorded"], row["replayed"]] for row in report["vetoes"]]
+    if vetoes:
+        yield _headed("vetoes") + _table(("reason", "recorded", "replayed"), vetoes)
 
 
 def _top(report: Mapping[str, Any]) -> str:
@@ -70,23 +84,27 @@ def _top(report: Mapping[str, Any]) -> str:
     kind = {"yes": "good", "no": "bad"}.get(report["verdict"], "")
     return (
         f'<div class="top"><div>{_say("money")}<b>{money or _say("no_money")}</b><small>{_say("money_note")}</small>'
-        f'</div><div>{_say("equal")}<b class="{kind}">{_say(report["verdict"])}</b>'
-        f"<small>{escape(report['reason'])}</small></div></div>"
+        f'</div><div>{_say("live_equals")}<b class="{kind}">{_say(report["verdict"])}</b>'
+        f"<small>{_pair(report['reason_korean'], report['reason'])}</small></div></div>"
     )
 
 
-def _clock(rows: Sequence[Mapping[str, Any]]) -> str:
+def _clock(rows: Sequence[Mapping[str, Any]], looked_at: int) -> str:
     if not rows:
-        return _headed("clock", "no_clock")
+        return _headed("clock", "no_clock") if looked_at else ""
     cells = [[_say(row["kind"]), row["records"], row["first"], row["off_ms"], row["source"]] for row in rows]
     return _headed("clock") + _table(("kind", "records", "first", "off", "source"), cells, is_html=(0,))
 
 
 def _holes(found: Mapping[str, Any]) -> str:
     names = ("market", "books", "trades", "late", "holes", "hole_seconds", "stale", "stale_seconds")
+    if not found["days"]:
+        return ""
     text = _headed("hole_ledger") + _table(names, [[row[name] for name in names] for row in found["days"]])
+    if not found["stretches"]:
+        return f"{text}<p>{_say('no_holes')}</p>"
     stretches = [
-        [row["market"], _say(row["kind"]), _time(row["from_ms"]), _time(row["to_ms"]), row["reason"],
+        [row["market"], _say(row["kind"]), time_of(row["from_ms"]), time_of(row["to_ms"]), row["reason"],
          f"{row['topic']}/{row['partition']}/{row['offset']}"]
         for row in found["stretches"][:MOST_ORDERS]
     ]  # fmt: skip
@@ -96,25 +114,31 @@ def _holes(found: Mapping[str, Any]) -> str:
 def _parity(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return _headed("parity", "no_parity")
-    texts = [str(found["verdict"]), *(str(one) for one in found["problems"])]
-    texts += [str(one.get("reason", "")) for one in found["not_comparable"]]
-    texts += [f"{one.get('place')} {one.get('kind')} {one.get('identity')}" for one in found["differences"]]
-    return _headed("parity") + "".join(f"<p>{escape(text)}</p>" for text in texts)
+    made = f" ({escape(time_of(found['made_ms']))})" if found["made_ms"] else ""
+    lines = [f"<b>{_say(found['verdict'])}</b>{made}", *(escape(str(one)) for one in found["problems"])]
+    lines += [f"{escape(line)}: {_say(kind)}" for line, kind in map(line_of, found["differences"])]
+    lines += [
+        _say("not_compared", rows=f"{one['records']:,} {one['topic']}", why=str(one["reason"]))
+        for one in found["not_comparable"]
+    ]
+    lines += [_say("not_covered", rows=f"{count:,} {topic}") for topic, count in found["not_covered"].items() if count]
+    return _headed("parity") + "".join(f"<p>{line}</p>" for line in lines)
 
 
 def _others(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     names = ("time", "account", "market", "side", "price", "quantity", "fee")
-    cells = [[_time(row["event_ms"]), row["account"], row["market"], _say(row["side"]), row["price"], row["quantity"],
+    cells = [[time_of(row["event_ms"]), row["account"], row["market"], _say(row["side"]), row["price"], row["quantity"],
               row["fee"]] for row in rows[:MOST_ORDERS]]  # fmt: skip
     return _headed("other_fills") + _table(names, cells, is_html=(3,))
 
 
 def _order(row: Mapping[str, Any]) -> list[object]:
     notes = " · ".join(_say(note) for note in row["notes"])
-    first = [row["intent_id"], _time(row["event_ms"]), row["account"], row["market"], row["side"], row["purpose"]]
-    return [*first, len(row["fills"]), *_amounts(row), _Html(notes)]
+    first = [row["intent_id"], time_of(row["event_ms"]), row["account"], row["market"]]
+    words = [_Html(_say(row["side"])), _Html(_say(row["purpose"]))]
+    return [*first, *words, len(row["fills"]), *_amounts(row), _Html(notes)]
 
 
 class _Html(str):
@@ -143,8 +167,9 @@ def _bars(row: Mapping[str, Any]) -> str:
             f'<rect x="{left:.1f}" y="{y + 3}" width="{width:.1f}" height="15" fill="{colour}"/>'
         )
     return (
-        f'<svg viewBox="0 0 660 {len(values) * 22}" width="660" role="img" aria-label="{escape(row["quote"])}">'
-        f'<line x1="400" x2="400" y1="0" y2="{len(values) * 22}" stroke="#888"/>{"".join(lines)}</svg>'
+        f'<div class="wide"><svg viewBox="0 0 660 {len(values) * 22}" width="660" role="img"'
+        f' aria-label="{escape(row["quote"])}">'
+        f'<line x1="400" x2="400" y1="0" y2="{len(values) * 22}" stroke="#888"/>{"".join(lines)}</svg></div>'
     )
 
 
@@ -166,14 +191,14 @@ def _headed(key: str, note: str = "") -> str:
 
 
 def _say(key: str, **values: str) -> str:
-    korean, english = both(key, **values)
+    return _pair(*both(key, **values))
+
+
+def _pair(korean: str, english: str) -> str:
     return f'<span class="ko">{escape(korean)}</span><span class="en" lang="en">{escape(english)}</span>'
 
 
 def _number(text: str) -> str:
     """An amount for people: at most two decimals; the JSON holds every digit."""
-    return f"{Decimal(text):,.2f}"
-
-
-def _time(at_ms: int) -> str:
-    return f"{datetime.fromtimestamp(at_ms / 1000, UTC) + timedelta(hours=9):%Y-%m-%d %H:%M:%S}"
+    told = f"{Decimal(text):,.2f}"
+    return "0.00" if told == "-0.00" else told

@@ -1,7 +1,10 @@
 """Every word of the daily report, Korean and English; a test holds both against each other. Pure."""
 
+from datetime import UTC, datetime, timedelta
+
 WORDS: dict[str, tuple[str, str]] = {
     "title": ("{day} 일일 보고서", "Daily report of {day}"),
+    "read_from": ("출처: {source}", "read from: {source}"),
     "language": ("English", "한국어"),
     "money": ("하루의 손익", "Money of the day"),
     "money_note": (
@@ -9,7 +12,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "The day's own fills: sold - bought - fees, what is left of them at the last price of the day",
     ),
     "no_money": ("체결 없음", "no fills"),
-    "equal": ("실제와 재생이 같은가", "Live equals replay"),
+    "live_equals": ("실제와 재생이 같은가", "Live equals replay"),
     "yes": ("예", "yes"),
     "no": ("아니요", "no"),
     "not comparable": ("비교할 수 없음", "not comparable"),
@@ -31,10 +34,40 @@ WORDS: dict[str, tuple[str, str]] = {
         "Fills of other days' decisions or of people's orders",
     ),
     "parity": ("검증 결과", "Parity of the day"),
-    "no_parity": ("이 날의 검증이 실행되지 않았습니다.", "Parity of this day was not run."),
+    "no_parity": ("이 출처에 대한 이 날의 검증이 실행되지 않았습니다.", "Parity of this day and source was not run."),
+    "equal": ("같음", "equal"),
+    "different": ("다름", "different"),
+    "incomplete": ("다 읽지 못함", "incomplete"),
+    "unreadable": ("검증 파일을 읽을 수 없음", "unreadable"),
+    "differs": ("내용이 다름", "differs"),
+    "computed again, but not recorded": ("다시 계산되었으나 기록에 없음", "computed again, but not recorded"),
+    "recorded, but not computed again": ("기록되었으나 다시 계산되지 않음", "recorded, but not computed again"),
+    "a repeated record is not equal": ("반복된 레코드가 같지 않음", "a repeated record is not equal"),
+    "no_record": ("이 날의 기록이 없음", "the history holds no record of this day"),
+    "nothing_traded": (
+        "이 날은 거래가 없었음 (시장 데이터 {records}건)",
+        "nothing was traded that day (market data: {records} records)",
+    ),
+    "decisions_only": (
+        "결정만 비교함: 이 출처({source})의 검증이 실행되지 않았음",
+        "decisions only: parity of this source ({source}) was not run",
+    ),
+    "unread": ("읽지 못함: {text}", "could not be read: {text}"),
+    "not_replayed": ("결정을 재생할 수 없음: {text}", "the decisions cannot be replayed: {text}"),
+    "orders_differ": (
+        "주문 {all}건 중 {differ}건이 다름, 첫 주문은 {first}",
+        "{differ} of {all} orders differ, the first is {first}",
+    ),
+    "refusals_differ": ("거래하지 않은 횟수가 다름: {reasons}", "refusals differ: {reasons}"),
+    "parity_differs": ("검증에서 차이를 찾음: {line}, {kind}", "parity found a difference: {line}, {kind}"),
+    "parity_says": ("검증 결과: {verdict} {why}", "parity says: {verdict} {why}"),
+    "not_covered": ("검증이 다루지 못한 레코드: {rows}", "not covered by parity: {rows}"),
+    "not_compared": ("비교할 수 없음: {rows}, {why}", "not comparable: {rows}, {why}"),
+    "partly": ("검증이 비교할 수 없던 레코드: {rows}", "not comparable in parity: {rows}"),
     "clock": ("시계 오류", "Wrong clocks"),
     "no_clock": ("시계 오류 없음", "No clock jumped."),
     "hole_ledger": ("빠진 구간", "Holes, late records and silence"),
+    "no_holes": ("빠지거나 멈춘 구간 없음", "No hole and no silence."),
     "books": ("호가", "books"),
     "trades": ("체결", "trades"),
     "holes": ("빠진 구간 수", "holes"),
@@ -64,6 +97,10 @@ WORDS: dict[str, tuple[str, str]] = {
     "buy": ("매수", "buy"),
     "sell": ("매도", "sell"),
     "purpose": ("목적", "purpose"),
+    "entry": ("진입", "entry"),
+    "exit": ("청산", "exit"),
+    "protective-exit": ("보호 청산", "protective exit"),
+    "manual": ("직접 주문", "manual"),
     "fills": ("체결 수", "fills"),
     "notes": ("비고", "notes"),
     "order": ("주문 번호", "order"),
@@ -92,5 +129,12 @@ WORDS: dict[str, tuple[str, str]] = {
 
 def both(key: str, **values: str) -> tuple[str, str]:
     """A text in Korean and in English; an unknown key stands for itself (a code of the log)."""
-    korean, english = WORDS.get(key, (key, key))
+    if key not in WORDS:
+        return key, key
+    korean, english = WORDS[key]
     return korean.format(**values), english.format(**values)
+
+
+def time_of(at_ms: int) -> str:
+    """A time in Korea, for people."""
+    return f"{datetime.fromtimestamp(at_ms / 1000, UTC) + timedelta(hours=9):%Y-%m-%d %H:%M:%S}"

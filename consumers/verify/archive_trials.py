@@ -8,11 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 from consumers.archive import opening, retention, writer
-from consumers.archive.root import spans_of
 from consumers.verify import archive_disk as disk
 from consumers.verify.archive_stage import Ended, Scene
 from infra.errors import Stop
 from infra.log import Slot
+from streams.archive_spans import spans_of
 
 Figures = dict[str, float]
 Trial = Callable[[Scene, random.Random], Figures]

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 
 from consumers.archive.checking import check
 from consumers.archive.days import CLOSE_AFTER_MS, following, place_of, start_ms
-from consumers.archive.root import spans_of
 from infra.log import Record, Slot
 from infra.memory_log import MemoryLog
 from infra.store import Store
 from streams import messages as m
+from streams.archive_spans import spans_of
 from streams.parts import DamagedPart, Part, records_of
 from streams.process import topic_specs
 

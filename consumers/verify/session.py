@@ -18,6 +18,7 @@ from consumers.verify import session_lineage
 from consumers.verify.session_decisions import Decisions, Sides, shards_of
 from consumers.verify.session_matching import Difference, Tallies, Tally
 from consumers.verify.session_segments import END_MS, Segment, Stretch, manifests_now, segments_of, stretches
+from consumers.verify.session_source import kept_in, source_of
 from consumers.verify.session_stages import Recorded, compare_partition, options_of, predict_of, usable_events
 from infra.errors import BadSettings, Retry, Stop
 from infra.figures import result_of
@@ -236,9 +237,16 @@ def verify_session(
     between = (None, None) if day is None else day_ms(day)
     session = Session(history, settings, between, now=now or manifests_now(settings), archive=archive, tell=tell)
     found = session.compare()
-    report = report_of(history, found) | {"day": day, "from": where}
-    file = write_report(settings.home, day or "session", report)
-    conditions = {"from": where, "day": day or "all that is recorded", "verdict": found.verdict, "report": str(file)}
+    source = source_of(history)
+    report = report_of(history, found) | {"day": day, "from": where, "source": source}
+    file = write_report(kept_in(settings.home, "parity", day or "session", source), report)
+    conditions = {
+        "from": where,
+        "source": source,
+        "day": day or "all that is recorded",
+        "verdict": found.verdict,
+        "report": str(file),
+    }
     result = result_of("parity-session", found.figures(), conditions, passed=found.verdict == EQUAL)
     return result | {name: report[name] for name in ("differences", "not_comparable", "problems")}
 
@@ -264,11 +272,9 @@ def _told(tallies: Tallies) -> dict[str, object]:
     return {**tallies.total.told(), "segments": [segment(*one) for one in tallies.by_segment()]}
 
 
-def write_report(home: Path, name: str, report: Mapping[str, Any]) -> Path:
-    """Keep a report as `reports/parity-NAME.json`, whole or not at all; returns the file."""
-    folder = home / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"parity-{name}.json"
+def write_report(file: Path, report: Mapping[str, Any]) -> Path:
+    """Keep a report, whole or not at all; returns the file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(".new")
     fresh.write_bytes(msgspec.json.format(json.dumps(report, default=str).encode(), indent=1) + b"\n")
     fresh.replace(file)
@@ -279,6 +285,8 @@ def day_ms(day: str) -> tuple[int, int]:
     """Begin and end of a KST day; raises `BadSettings`."""
     try:
         begin = datetime.strptime(day, "%Y-%m-%d").replace(tzinfo=UTC)
+        if begin.date().isoformat() != day:
+            raise ValueError(day)  # noqa: TRY301 - 2026-1-5 would be another day by its name
     except ValueError:
         raise BadSettings(f"{day!r} is no day: write it like 2026-11-20.") from None
     begin_ms = int(begin.timestamp() * 1000) - _KST_MS

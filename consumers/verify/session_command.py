@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from consumers.verify.session import Tell, verify_session
+from consumers.verify.session import Tell, day_ms, verify_session
 from infra.errors import ObservatorError
 from infra.settings import Settings
 from streams.history import History, open_history, open_store_history
@@ -18,6 +18,8 @@ from streams.history import History, open_history, open_store_history
 
 def verify_recorded(settings: Settings, where: str, day: str | None) -> dict[str, object]:
     """Compare what stands in the log or in an archive with its replay; `day` is a KST day, None all of it."""
+    if day is not None:
+        day_ms(day)  # no broker is started for what is no day
     with open_history(settings, where, _say) as history, progress_bar() as tell:
         return verify_session(history, settings, where, day, archive=_archive(settings, where), tell=tell)
 

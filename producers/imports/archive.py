@@ -52,6 +52,7 @@ class Target:
             kind=KIND,
             made_ms=time.time_ns() // 1_000_000,
             by=f"observator {project_version()}",
+            ends=_ends(parts),
         )
         self._store.write(MARK, msgspec.json.encode(mark))
         if isinstance(self._store, FolderStore):
@@ -139,6 +140,15 @@ class Parts:
         self._store.write(part.name, data)
         self.written.append(part)
         self.bytes += len(data)
+
+
+def _ends(parts: list[Part]) -> dict[str, int]:
+    """Up to where each partition goes: a part that is taken out later is missed."""
+    ends: dict[str, int] = {}
+    for part in parts:
+        place = f"{part.slot.topic}/{part.slot.partition}"
+        ends[place] = max(ends.get(place, 0), part.last + 1)
+    return ends
 
 
 def _hour(append_ms: int) -> int:

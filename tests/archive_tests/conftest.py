@@ -9,7 +9,6 @@ import pytest
 
 from consumers.archive.process import Archive, Clocks
 from consumers.archive.room import Troubles
-from consumers.archive.root import spans_of
 from consumers.verify.archive_bucket import Bucket
 from infra.log import Record, Slot
 from infra.memory_log import MemoryLog
@@ -18,6 +17,7 @@ from infra.settings import ArchiveSettings
 from infra.store import FolderStore, Store
 from infra.store_s3 import S3Store
 from streams import messages as m
+from streams.archive_spans import spans_of
 from streams.parts import Part, records_of
 from streams.process import topic_specs
 

@@ -7,12 +7,13 @@ import pytest
 from consumers.archive import days
 from consumers.archive.opening import hold
 from consumers.archive.process import run
-from consumers.archive.root import Missing, read_root
+from consumers.archive.root import read_root
 from infra.errors import AlreadyRunning, Stop
 from infra.log import Slot
 from infra.memory_log import MemoryLog
 from infra.settings import Settings
 from infra.store import FolderStore, StoreFull
+from streams.archive_spans import Missing
 from streams.process import topic_specs
 
 CONTROLS = Slot("controls", 0)

@@ -164,6 +164,7 @@ def test_the_verbs(archive: Archive, tmp_path: Path) -> None:
     words = ("--csv", "--topic", "trades", "--day", DAY, "--market", "KRW-A", "--column", "price", "--to", str(out))
     place = partition_of("upbit:KRW-A", 12)
     archive.put(recorded("trades", [trade(9)], partition=place, first=100))
+    archive.store.write(f"missing/trades/p{place}-0-99.json", b"{}")
     _, text = invoked(tmp_path, "archive", "export", *where, *words, "--json")
     assert json.loads(text)["file"] == str(out)
     assert out.read_text() == f"record_partition,record_offset,type,price,is_marked\n{place},100,trade,100.5,false\n"

@@ -17,7 +17,11 @@ from streams import topics
 from streams.process import topic_specs
 
 SAYS = "import json,sys; print(json.dumps({}))"
-EQUAL = {"passed": True, "figures": {"features: compared": 1_234}, "conditions": {"verdict": "equal"}}
+EQUAL = {
+    "passed": True,
+    "figures": {"features: compared": 1_234, "features: not covered": 0},
+    "conditions": {"verdict": "equal"},
+}
 DIFFERENT = {
     "passed": False,
     "figures": {"features: compared": 7},
@@ -67,6 +71,12 @@ def test_a_night_is_looked_back_at_once_and_not_before_its_time(log, tmp_path):
     (event,) = told(log)
     assert (event.kind, event.source) == ("checked", "nightly")
     assert event.text == "parity of 2026-11-20: equal, 1,234 records compared"
+
+
+def test_what_parity_did_not_cover_is_told():
+    figures = {"features: compared": 9, "features: not covered": 694, "signals: not covered": 2_660}
+    said = json.dumps(EQUAL | {"figures": figures})
+    assert outcome_of("parity", 0, said, "", 1).text == "equal, 9 records compared, 3,354 not covered"
 
 
 def test_a_restart_knows_what_is_done_and_makes_up_for_missed_nights(log, tmp_path):

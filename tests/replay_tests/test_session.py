@@ -294,7 +294,7 @@ def test_the_report_stays_in_the_run_folder(made, tmp_path):
     result = verify_session(LogHistory(made.log), settings, "log", day)
     assert result["passed"], result
     report = json.loads((tmp_path / "reports" / f"parity-{day}.json").read_text())
-    assert (report["verdict"], report["day"]) == ("equal", day)
+    assert (report["verdict"], report["day"], report["source"]) == ("equal", day, "log")
     assert report["topics"]["features"]["compared"] == result["figures"]["features: compared"]
 
 
