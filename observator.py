@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +23,7 @@ from consumers.archive import command_line as archive
 from consumers.execute.command_line import accounts, halts, keys, orders
 from consumers.replay import command_line as replays
 from consumers.report.command_line import report as daily_report
-from infra.command_line import Json, Language, Words, settings_of, show_object, show_table, to_people
+from infra.command_line import Json, Language, Words, settings_of, show_object, show_table, time_ms, to_people
 from infra.errors import BadSettings, ObservatorError, Stop, TopicMissing, Unsupported
 from producers.imports import verbs as imports
 from producers.sandbox import replayed_told
@@ -451,7 +450,7 @@ def read(
     times = [one for one in from_ or () if one not in places]
     if len(places) > 1 or len(times) > 1:
         raise typer.BadParameter("--from takes one place and one time")
-    between = (_time_ms(times[0] if times else None), _time_ms(to))
+    between = (time_ms(times[0] if times else None), time_ms(to))
     if places:
         from consumers.archive.frames import Wanted  # noqa: PLC0415 - help must answer at once
 
@@ -525,7 +524,7 @@ def train(
     settings = settings_of(context)
     if source == "recording" and not recordings:
         raise BadSettings("Name at least one file with --recording.")
-    between_ms = (_time_ms(from_), _time_ms(to))
+    between_ms = (time_ms(from_), time_ms(to))
     wanted = training.Wanted(source, recordings or [], seconds, markets, seed, between_ms)
     made = training.trained(model, wanted, settings, _tell)
     file = out or registry.folder(settings.home) / f"{made.id}.json"
@@ -774,18 +773,6 @@ def _stderr_only() -> Iterator[None]:
     lines.set_up("observator", level="WARNING", is_json=False)
     with redirect_stdout(sys.stderr):
         yield
-
-
-def _time_ms(text: str | None) -> int | None:
-    """An event time in ms from ISO 8601 (with its zone, else local time) or digits."""
-    if text is None:
-        return None
-    if text.isdigit():
-        return int(text)
-    try:
-        return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither ISO 8601 nor milliseconds") from None
 
 
 def _tell(what: str, done: int, total: int) -> None:

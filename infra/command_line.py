@@ -6,6 +6,7 @@ once.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -52,3 +53,15 @@ def show_table(title: str, rows: Sequence[dict[str, Any]], *, is_json: bool) -> 
         return
     cells = [["" if value is None else str(value) for value in row.values()] for row in rows]
     Screen().show([Section(title, cells, [name.replace("_", " ") for name in rows[0]] if rows else ())])
+
+
+def time_ms(text: str | None) -> int | None:
+    """A time in ms from ISO 8601 (with its zone, else local time) or digits."""
+    if text is None:
+        return None
+    if text.isdigit():
+        return int(text)
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither ISO 8601 nor milliseconds") from None

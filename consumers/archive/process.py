@@ -82,7 +82,7 @@ class Archive:
         self._lock = hold(local)
         try:
             self.opened: Opened = open_archive(log, wanted_topics(archive), local, remote, clocks.wall_ms(), reach)
-        except BaseException:
+        except BaseException:  # whatever it is, it goes on: without an archive nobody would let go of the lock
             os.close(self._lock)
             raise
         self._local = local

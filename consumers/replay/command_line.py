@@ -6,13 +6,12 @@ Mounted by `observator.py`, which adds `fills` from the sandbox's room. What the
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infra.command_line import Json, settings_of, show_object, to_people
+from infra.command_line import Json, settings_of, show_object, time_ms, to_people
 from infra.errors import BadSettings, Stop
 
 if TYPE_CHECKING:
@@ -167,18 +166,6 @@ def range_of(text: str) -> "tuple[Slot, tuple[int, int]]":
     if not (partition.isdigit() and first.isdigit() and end.isdigit() and int(first) < int(end)):
         raise BadSettings(f"--offsets {text!r}: write it as topic/partition:first-end, the end not included.")
     return Slot(chosen_topics(topic)[0], int(partition)), (int(first), int(end))
-
-
-def time_ms(text: str | None) -> int | None:
-    """A time in ms from ISO 8601 (with its zone, else local time) or digits."""
-    if text is None:
-        return None
-    if text.isdigit():
-        return int(text)
-    try:
-        return int(datetime.fromisoformat(text).timestamp() * 1000)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is neither ISO 8601 nor milliseconds") from None
 
 
 @contextmanager

@@ -112,7 +112,7 @@ class Copy:
                 self._check_ends()
         except AlreadyRunning:
             raise
-        except BaseException:
+        except BaseException:  # whatever it is, it goes on: another start must not wait for this one
             with suppress(ObservatorError):
                 self._marks.release()
             raise

@@ -63,7 +63,7 @@ class PostgresServer:
         try:
             self._call("initdb", "-D", str(self._data), *options)
             self.start()
-        except BaseException:
+        except BaseException:  # whatever it is, it goes on: no half-made cluster stays
             shutil.rmtree(self._folder, ignore_errors=True)
             raise
         return self

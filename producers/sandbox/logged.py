@@ -41,6 +41,12 @@ _SILENCE_S = 15.0
 
 def line_of(record: Record, prefix: str) -> Line | None:
     """One record as a line; None for what is no book and no trade of the stream."""
+    line = told_line_of(record, prefix)
+    return line if line is not None and line.kind in ("orderbook", "trade") else None
+
+
+def told_line_of(record: Record, prefix: str) -> Line | None:
+    """As `line_of`, and what a follower hears beside the stream: heartbeats, holes, and trades fetched after a hole."""
     try:
         message = decode(record.topic, record.value)
     except msgspec.DecodeError:
@@ -48,8 +54,13 @@ def line_of(record: Record, prefix: str) -> Line | None:
     source = f"{prefix}{record.topic}/{record.partition}/{record.offset}"
     if isinstance(message, OrderBook):
         return Line(message.received_ns, b"", "orderbook", message.market, message.exchange_ms, message, source)
-    if isinstance(message, Trade) and message.origin == "stream":
-        return Line(message.received_ns, b"", "trade", message.market, message.exchange_ms, message, source)
+    if isinstance(message, Trade):
+        kind = "trade" if message.origin == "stream" else "backfill"
+        return Line(message.received_ns, b"", kind, message.market, message.exchange_ms, message, source)
+    if isinstance(message, Heartbeat):
+        return Line(0, b"", "heartbeat", "", message.event_ms, message, source)
+    if isinstance(message, Hole):
+        return Line(0, b"", "hole", "", message.to_ms, message, source)
     return None
 
 
@@ -169,25 +180,6 @@ class _Merge:
 
 
 # --- the deployment's own topics, live ----------------------------------------------------------------------------
-
-
-def told_line_of(record: Record, prefix: str) -> Line | None:
-    """As `line_of`, and what a follower hears beside the stream: heartbeats, holes, and trades fetched after a hole."""
-    try:
-        message = decode(record.topic, record.value)
-    except msgspec.DecodeError:
-        return None
-    source = f"{prefix}{record.topic}/{record.partition}/{record.offset}"
-    if isinstance(message, OrderBook):
-        return Line(message.received_ns, b"", "orderbook", message.market, message.exchange_ms, message, source)
-    if isinstance(message, Trade):
-        kind = "trade" if message.origin == "stream" else "backfill"
-        return Line(message.received_ns, b"", kind, message.market, message.exchange_ms, message, source)
-    if isinstance(message, Heartbeat):
-        return Line(0, b"", "heartbeat", "", message.event_ms, message, source)
-    if isinstance(message, Hole):
-        return Line(0, b"", "hole", "", message.to_ms, message, source)
-    return None
 
 
 class Batch(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from consumers.archive import days
 from consumers.archive.process import Archive, Clocks
 from consumers.archive.room import Troubles
 from consumers.verify.archive_bucket import Bucket
@@ -104,6 +105,22 @@ def world(tmp_path: Path) -> Iterator[World]:
     yield made
     for archive in list(made.opened):
         made.end(archive)
+
+
+@pytest.fixture
+def closed(world: World) -> World:
+    """A day that is complete: three parts of controls and two of trades, and the next day's first part."""
+    archive = world.open(part_records=10)
+    world.publish(30)
+    world.publish(20, "trades", 2)
+    world.archived(archive)
+    world.now_ms = days.start_ms("2026-11-22") + 6 * 60_000
+    archive.look()
+    archive.keeper.turn()
+    world.publish(5)
+    world.archived(archive)
+    world.end(archive)
+    return world
 
 
 @pytest.fixture(scope="session")

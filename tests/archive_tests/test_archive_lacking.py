@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 import observator
-from consumers.archive import days
 from consumers.archive.checking import check
 from consumers.archive.fetch import fetch
 from consumers.archive.process import run
@@ -24,22 +23,6 @@ from streams.archived import ArchiveHistory
 from streams.process import topic_specs
 
 CONTROLS = Slot("controls", 0)
-
-
-@pytest.fixture
-def two_days(world):
-    """Three parts of controls on a complete day, one on the open day after it, two of trades on the first."""
-    archive = world.open(part_records=10)
-    world.publish(30)
-    world.publish(20, "trades", 2)
-    world.archived(archive)
-    world.now_ms = days.start_ms("2026-11-22") + 6 * 60_000
-    archive.look()
-    archive.keeper.turn()
-    world.publish(5)
-    world.archived(archive)
-    world.end(archive)
-    return world
 
 
 @pytest.fixture
@@ -101,14 +84,14 @@ def test_a_first_part_that_is_gone_is_written_again_where_the_log_has_it(open_da
     assert check(open_day.local).faults == []
 
 
-def test_of_an_open_day_nobody_says_more_than_is_known(two_days):
+def test_of_an_open_day_nobody_says_more_than_is_known(closed):
     told = "whole as far as it goes (up to the newest part; a complete day or --log shows more)"
-    assert verdict(two_days.local) == ([], told)
-    assert verdict(two_days.local, day="2026-11-21") == ([], "whole")
-    assert verdict(two_days.local, log=two_days.log, topics=["controls", "trades"]) == ([], "whole")
-    two_days.local.delete(next(part.name for part in two_days.parts() if part.day == "2026-11-22"))
-    assert verdict(two_days.local) == ([], "whole"), "all of the last day is gone: what is left is a complete day"
-    found = check(two_days.local, log=two_days.log, topics=["controls", "trades", "orderbooks"])
+    assert verdict(closed.local) == ([], told)
+    assert verdict(closed.local, day="2026-11-21") == ([], "whole")
+    assert verdict(closed.local, log=closed.log, topics=["controls", "trades"]) == ([], "whole")
+    closed.local.delete(next(part.name for part in closed.parts() if part.day == "2026-11-22"))
+    assert verdict(closed.local) == ([], "whole"), "all of the last day is gone: what is left is a complete day"
+    found = check(closed.local, log=closed.log, topics=["controls", "trades", "orderbooks"])
     assert (found.faults, found.behind) == ([], {"controls": 5})
 
 
@@ -121,13 +104,13 @@ def test_records_that_are_not_archived_yet_are_counted(open_day):
 
 
 @pytest.mark.parametrize("day", ["2026-11-21", "2026-11-22"])
-def test_a_copy_of_some_days_is_told_as_one_and_misses_what_those_had(two_days, tmp_path, day):
+def test_a_copy_of_some_days_is_told_as_one_and_misses_what_those_had(closed, tmp_path, day):
     to = FolderStore(tmp_path / "copy")
-    fetch(two_days.local, [day], to)
+    fetch(closed.local, [day], to)
     faults, told = verdict(to)
     assert (faults, told.startswith(f"whole as a copy of {day}")) == ([], True)
     assert told.endswith("shows more)") is (day == "2026-11-22")
-    first = two_days.parts(to)[0]
+    first = closed.parts(to)[0]
     assert len(list(ArchiveHistory(to).read(first.slot, first.first, first.last + 1))) == first.last + 1 - first.first
     to.delete(first.name)
     assert f"offsets {first.first} to {first.last}: no part holds them (dt={day})" in "\n".join(check(to).faults)
@@ -150,11 +133,11 @@ def test_a_copy_of_a_damaged_archive_is_not_whole(open_day, tmp_path):
     assert any("offsets 0 to 19: no part holds them" in fault for fault in check(to).faults)
 
 
-def test_no_log_is_written_into_a_copy(two_days, tmp_path):
-    two_days.local, source = FolderStore(tmp_path / "copy"), two_days.local
-    fetch(source, ["2026-11-21"], two_days.local)
+def test_no_log_is_written_into_a_copy(closed, tmp_path):
+    closed.local, source = FolderStore(tmp_path / "copy"), closed.local
+    fetch(source, ["2026-11-21"], closed.local)
     with pytest.raises(Stop, match="copy of some days"):
-        two_days.open()
+        closed.open()
     assert COPY not in source.names()
 
 

@@ -7,7 +7,6 @@ import pytest
 from typer.testing import CliRunner
 
 import observator
-from consumers.archive import days
 from consumers.archive.checking import check
 from consumers.archive.fetch import fetch
 from consumers.archive.status import sentences, status
@@ -17,22 +16,6 @@ from infra.settings import Settings
 from infra.store import FolderStore
 from streams.parts import DamagedPart
 from streams.process import topic_specs
-
-
-@pytest.fixture
-def closed(world):
-    """A day that is complete: three parts of controls and two of trades, and the next day's first part."""
-    archive = world.open(part_records=10)
-    world.publish(30)
-    world.publish(20, "trades", 2)
-    world.archived(archive)
-    world.now_ms = days.start_ms("2026-11-22") + 6 * 60_000
-    archive.look()
-    archive.keeper.turn()
-    world.publish(5)
-    world.archived(archive)
-    world.end(archive)
-    return world
 
 
 def test_a_whole_archive_has_no_fault(closed):
